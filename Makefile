@@ -1,0 +1,74 @@
+# prod_analytics: PGXS build.
+#
+#   make demo [DATA=file.csv ...]   see it work, on a machine that has nothing installed
+#   make test                       install what is needed, build, run every suite
+#   make && make install            build and install by hand
+#   make installcheck               the suites against a running server
+
+EXTENSION = prod_analytics
+MODULE_big = prod_analytics
+
+# The version is written in the control file and nowhere else; META.json repeats it because PGXN
+# wants it there, and "make check-version" compares.
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" prod_analytics.control)
+
+OBJS = \
+	src/prod_analytics.o \
+	src/guard.o \
+	src/ingest.o \
+	src/job.o \
+	src/partition.o \
+	src/partition_drain.o \
+	src/query.o \
+	src/settings.o \
+	src/tables.o
+
+# The parts of the extension's script in the order in which they run: what a part uses stands
+# above it, and privileges come last because they speak of every function.
+SQL_PARTS = \
+	sql/parts/schema.sql \
+	sql/parts/roles.sql \
+	sql/parts/tables.sql \
+	sql/parts/partition.sql \
+	sql/parts/ingest.sql \
+	sql/parts/sample.sql \
+	sql/parts/privileges.sql \
+	sql/parts/install.sql
+
+DATA_built = sql/prod_analytics--$(EXTVERSION).sql
+
+# On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
+REGRESS = 
+REGRESS_OPTS = --inputdir=test --outputdir=.
+ISOLATION = 
+ISOLATION_OPTS = --inputdir=test --outputdir=.
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
+EXTRA_CLEAN = sql/prod_analytics--*.sql log tmp_check results output_iso
+
+PG_CONFIG ?= pg_config
+
+# The commands that set a machine up come first: they work where PGXS is not installed yet.
+ifneq ($(filter demo test check-version,$(MAKECMDGOALS)),)
+
+.PHONY: demo test check-version
+demo:
+	@scripts/demo
+test: check-version
+	@scripts/test
+check-version:
+	@scripts/check_version "$(EXTVERSION)"
+
+else
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+sql/prod_analytics--$(EXTVERSION).sql: $(SQL_PARTS) prod_analytics.control Makefile
+	(printf '%s\n\n' '\echo Use "CREATE EXTENSION prod_analytics CASCADE" to load this file. \quit'; cat $(SQL_PARTS)) > $@
+
+$(OBJS): $(wildcard src/*.h)
+
+endif

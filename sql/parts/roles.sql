@@ -1,0 +1,45 @@
+-- Roles (section 15).  They belong to the whole cluster: one that is there already is fine, and
+-- dropping the extension leaves them.  They are made during a restore too, because the dump's
+-- GRANTs name them.
+
+DO $$
+DECLARE
+	wanted record;
+BEGIN
+	FOR wanted IN
+		SELECT * FROM (VALUES
+			('analytics_reader', 'prod_analytics: may read every table and view'),
+			('analytics_loader', 'prod_analytics: may write to the staging tables, and nothing else'),
+			('analytics_operator', 'prod_analytics: may run jobs and see everything')
+		) AS roles (role_name, description)
+		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name)
+	LOOP
+		EXECUTE format('CREATE ROLE %I NOLOGIN', wanted.role_name);
+		EXECUTE format('COMMENT ON ROLE %I IS %L', wanted.role_name, wanted.description);
+	END LOOP;
+END
+$$;
+
+CREATE FUNCTION grant_privileges()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+-- A table's privileges are granted where it is made.  Here are those of the schema and of the
+-- functions, which are new after each CREATE EXTENSION.
+BEGIN
+	GRANT USAGE ON SCHEMA prod_analytics TO analytics_reader, analytics_loader, analytics_operator;
+
+	-- Section 15: what the owner makes in the schema later is readable too.
+	ALTER DEFAULT PRIVILEGES IN SCHEMA prod_analytics
+		GRANT SELECT ON TABLES TO analytics_reader, analytics_operator;
+
+	GRANT EXECUTE ON FUNCTION
+		prod_analytics.ensure_partitions(regclass, timestamptz),
+		prod_analytics.etl_ingest_events(integer)
+		TO analytics_operator;
+END
+$$;
+
+COMMENT ON FUNCTION grant_privileges() IS
+	'internal: give the roles analytics_reader, analytics_loader and analytics_operator their privileges on the schema and its functions (section 15)';

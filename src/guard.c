@@ -1,0 +1,193 @@
+/*
+ * guard.c
+ *		Running work as a table's owner, and surviving its failure.
+ */
+#include "prod_analytics.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/*
+ * set_for_now changes a setting until the GUC nest level ends.
+ */
+static void
+set_for_now(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * pa_guard_enter becomes "owner" and stops looking up names in schemas that others may write to.
+ *
+ * Whoever may execute one of our functions acts with the owner's rights inside it and nowhere
+ * else.  Triggers on the tables run in the same environment, whoever called: when the caller is
+ * not the owner, they cannot leave anything behind in the caller's session.
+ *
+ * An error leaves the guard by itself: (sub)transaction abort restores all three.
+ */
+void
+pa_guard_enter(PaGuard *guard, Oid owner)
+{
+	int			restriction;
+
+	GetUserIdAndSecContext(&guard->user, &guard->security_context);
+	restriction = (guard->user == owner) ? 0 : SECURITY_RESTRICTED_OPERATION;
+	SetUserIdAndSecContext(owner,
+						   guard->security_context | SECURITY_LOCAL_USERID_CHANGE | restriction);
+
+	guard->guc_level = NewGUCNestLevel();
+	set_for_now("search_path", "pg_catalog, pg_temp");
+}
+
+/*
+ * pa_guard_leave undoes pa_guard_enter.
+ */
+void
+pa_guard_leave(PaGuard *guard)
+{
+	AtEOXact_GUC(true, guard->guc_level);
+	SetUserIdAndSecContext(guard->user, guard->security_context);
+}
+
+/*
+ * pa_utc_enter makes timestamps read and print as ISO 8601 in UTC, whatever the session prefers.
+ */
+int
+pa_utc_enter(void)
+{
+	int			guc_level = NewGUCNestLevel();
+
+	set_for_now("datestyle", "ISO, YMD");
+	set_for_now("intervalstyle", "postgres");
+	set_for_now("timezone", "UTC");
+
+	return guc_level;
+}
+
+/*
+ * pa_utc_leave undoes pa_utc_enter.
+ */
+void
+pa_utc_leave(int guc_level)
+{
+	AtEOXact_GUC(true, guc_level);
+}
+
+/*
+ * pa_instant_text prints an instant, between pa_utc_enter and pa_utc_leave.
+ */
+char *
+pa_instant_text(TimestampTz instant)
+{
+	return DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(instant)));
+}
+
+/*
+ * must_propagate tells the errors that are not about the work but about the session: swallowing
+ * a cancel would make it impossible to cancel, and the client must see that it should retry.
+ */
+static bool
+must_propagate(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+/*
+ * pa_try does "work" in a subtransaction.  When it fails, its effects are rolled back, the error
+ * is stored in *error and the result is false.  Cancel, shutdown, serialization failure and
+ * deadlock are raised again.
+ */
+bool
+pa_try(PaWork work, void *argument, ErrorData **error)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	ResourceOwner caller_owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	*error = NULL;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller_context);
+
+	PG_TRY();
+	{
+		work(argument);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		*error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(caller_context);
+	CurrentResourceOwner = caller_owner;
+
+	if (!done && must_propagate((*error)->sqlerrcode))
+		ReThrowError(*error);
+
+	return done;
+}
+
+/*
+ * pa_forbid_read_only refuses to go on in a read-only transaction or on a standby.
+ */
+void
+pa_forbid_read_only(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandDuringRecovery(function);
+}
+
+/*
+ * pa_table finds one of the extension's tables by name.
+ */
+Oid
+pa_table(const char *name)
+{
+	Oid			relation = get_relname_relid(name, get_namespace_oid(PA_SCHEMA, false));
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", PA_SCHEMA, name),
+				 errhint("Make the tables with: SELECT %s.create_tables();", PA_SCHEMA)));
+
+	return relation;
+}
+
+/*
+ * pa_owner tells who owns a relation.
+ */
+Oid
+pa_owner(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relation)));
+
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	return owner;
+}

@@ -1,0 +1,21 @@
+/*
+ * job.h
+ *		The log of runs, etl_jobs.
+ */
+#ifndef PA_JOB_H
+#define PA_JOB_H
+
+#include "utils/elog.h"
+
+/* What etl_jobs.status holds. */
+#define PA_JOB_SUCCESS "SUCCESS"
+#define PA_JOB_FAILED "FAILED"
+#define PA_JOB_SKIPPED "SKIPPED"
+
+extern bool pa_job_lock(const char *job_name);
+extern int64 pa_job_start(const char *job_name);
+extern Datum pa_job_end(int64 job_id, const char *status, int64 rows, Datum details);
+extern Datum pa_job_skip(const char *job_name);
+extern Datum pa_job_fail(int64 job_id, const char *job_name, ErrorData *error);
+
+#endif							/* PA_JOB_H */

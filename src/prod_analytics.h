@@ -1,0 +1,18 @@
+/*
+ * prod_analytics.h
+ *		Names that the whole extension shares.
+ */
+#ifndef PROD_ANALYTICS_H
+#define PROD_ANALYTICS_H
+
+#include "postgres.h"
+
+#include "compat.h"
+
+/* The schema is fixed (the control file says relocatable = false). */
+#define PA_SCHEMA "prod_analytics"
+
+/* Called by _PG_init, one for each file that has something to set up. */
+extern void pa_settings_init(void);
+
+#endif							/* PROD_ANALYTICS_H */

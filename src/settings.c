@@ -1,0 +1,130 @@
+/*
+ * settings.c
+ *		The extension's settings: definitions, defaults and checks.
+ *
+ * A length of time is a string with a check hook, because '20 years' is not a unit that integer
+ * settings know.
+ */
+#include "prod_analytics.h"
+
+#include "datatype/timestamp.h"
+#include "settings.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+
+/*
+ * The longest time span a setting accepts.  It keeps sums of a timestamp and a setting inside the
+ * range of timestamptz, so that no event can make the arithmetic fail.
+ */
+#define MAX_SPAN_YEARS 1000
+
+typedef enum PaCreateTables
+{
+	CREATE_TABLES_AUTO,
+	CREATE_TABLES_ON,
+	CREATE_TABLES_OFF
+} PaCreateTables;
+
+static const struct config_enum_entry create_tables_options[] = {
+	{"auto", CREATE_TABLES_AUTO, false},
+	{"on", CREATE_TABLES_ON, false},
+	{"off", CREATE_TABLES_OFF, false},
+	{NULL, 0, false}
+};
+
+char	   *pa_max_event_age = NULL;
+char	   *pa_max_event_lead = NULL;
+
+/* Read by SQL only (the install script), with current_setting(). */
+static int	create_tables = CREATE_TABLES_AUTO;
+
+/*
+ * parse_span reads an interval without ever raising an error.
+ *
+ * A check hook may run in the postmaster, where an error would take the whole server down, so
+ * interval_in() is out of the question.
+ */
+static bool
+parse_span(const char *text, struct pg_itm_in *span)
+{
+	char		buffer[MAXDATELEN + 1];
+	char	   *fields[MAXDATEFIELDS];
+	int			types[MAXDATEFIELDS];
+	int			nfields;
+	int			kind;
+
+	memset(span, 0, sizeof(*span));
+
+	if (ParseDateTime(text, buffer, sizeof(buffer), fields, types, MAXDATEFIELDS, &nfields) != 0)
+		return false;
+	if (DecodeInterval(fields, types, nfields, INTERVAL_FULL_RANGE, &kind, span) != 0)
+		return false;
+
+	return kind == DTK_DELTA;
+}
+
+/*
+ * check_span accepts a time span from zero to MAX_SPAN_YEARS.
+ */
+static bool
+check_span(char **newval, void **extra, GucSource source)
+{
+	struct pg_itm_in span;
+	double		days;
+
+	if (!parse_span(*newval, &span))
+	{
+		GUC_check_errdetail("\"%s\" is not an interval.", *newval);
+		GUC_check_errhint("Give a number and a unit, for example '20 years' or '36 hours'.");
+		return false;
+	}
+
+	if (span.tm_year < 0 || span.tm_mon < 0 || span.tm_mday < 0 || span.tm_usec < 0)
+	{
+		GUC_check_errdetail("The time span must not be negative.");
+		return false;
+	}
+
+	days = span.tm_year * 366.0 + span.tm_mon * 31.0 + span.tm_mday + (double) span.tm_usec / USECS_PER_DAY;
+	if (days > MAX_SPAN_YEARS * 366.0)
+	{
+		GUC_check_errdetail("The time span must not be longer than %d years.", MAX_SPAN_YEARS);
+		return false;
+	}
+
+	return true;
+}
+
+/*
+ * pa_settings_init defines the settings and reserves their prefix.
+ */
+void
+pa_settings_init(void)
+{
+	DefineCustomEnumVariable("prod_analytics.create_tables",
+							 "Whether CREATE EXTENSION makes the tables.",
+							 "auto: unless a dump is being restored.",
+							 &create_tables,
+							 CREATE_TABLES_AUTO,
+							 create_tables_options,
+							 PGC_USERSET,
+							 0, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("prod_analytics.max_event_age",
+							   "How long before its arrival an event may have happened.",
+							   "Ingestion quarantines older events.",
+							   &pa_max_event_age,
+							   "20 years",
+							   PGC_USERSET,
+							   0, check_span, NULL, NULL);
+
+	DefineCustomStringVariable("prod_analytics.max_event_lead",
+							   "How far after its arrival an event may claim to happen.",
+							   "Ingestion quarantines events further ahead.",
+							   &pa_max_event_lead,
+							   "1 day",
+							   PGC_USERSET,
+							   0, check_span, NULL, NULL);
+
+	MarkGUCPrefixReserved("prod_analytics");
+}

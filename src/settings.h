@@ -1,0 +1,12 @@
+/*
+ * settings.h
+ *		The extension's settings, as other files see them.
+ */
+#ifndef PA_SETTINGS_H
+#define PA_SETTINGS_H
+
+/* Intervals in text form, checked when they are set, so that casting them cannot fail. */
+extern char *pa_max_event_age;
+extern char *pa_max_event_lead;
+
+#endif							/* PA_SETTINGS_H */
