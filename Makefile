@@ -38,9 +38,9 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = 
+REGRESS = settings tables adoption partition ingest metrics sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
-ISOLATION = 
+ISOLATION = ingest_once ensure_concurrently
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl

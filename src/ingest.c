@@ -163,7 +163,7 @@ add_interval(PaParameters *parameters, const char *setting)
  * A tuplestore and not a temporary table: it leaves no trace in the catalogs, spills to disk by
  * itself, and is allowed where we run as somebody else.
  */
-static void
+static Tuplestorestate *
 take_batch(Ingest *ingest)
 {
 	int			guc_level = pa_utc_enter();
@@ -181,6 +181,18 @@ take_batch(Ingest *ingest)
 	register_batch(store, ingest->taken);
 
 	pa_utc_leave(guc_level);
+
+	return store;
+}
+
+/*
+ * release_batch forgets the batch.
+ */
+static void
+release_batch(Tuplestorestate *store)
+{
+	SPI_unregister_relation("batch");
+	tuplestore_end(store);
 }
 
 /*
@@ -423,28 +435,23 @@ make_partitions(Ingest *ingest, PaPolicy *policy, List *missing)
 			CHECK_FOR_INTERRUPTS();
 			pa_make_partition(policy, range);
 			ingest->partitions++;
-			gap->lower = range.upper;
+			gap->lower = Min(range.upper, gap->upper);
 		}
 	}
 }
 
 /*
- * ingest_batch is the work of a run.
+ * settle_batch sends every row of the batch where it belongs.
  *
  * What is missing is asked for again once nobody else can make partitions.
  */
 static void
-ingest_batch(void *argument)
+settle_batch(Ingest *ingest)
 {
-	Ingest	   *ingest = argument;
 	PaPolicy   *policy = pa_policy(ingest->events);
 	PaRange		always = {DT_NOBEGIN, DT_NOEND};
 	List	   *missing;
 	List	   *still_missing;
-
-	take_batch(ingest);
-	if (ingest->taken == 0)
-		return;
 
 	quarantine_invalid(ingest);
 	missing = missing_ranges(policy);
@@ -457,6 +464,20 @@ ingest_batch(void *argument)
 	make_partitions(ingest, policy, still_missing);
 	insert_valid(ingest, missing, still_missing);
 	put_back(ingest, still_missing);
+}
+
+/*
+ * ingest_batch is the work of a run.
+ */
+static void
+ingest_batch(void *argument)
+{
+	Ingest	   *ingest = argument;
+	Tuplestorestate *store = take_batch(ingest);
+
+	if (ingest->taken > 0)
+		settle_batch(ingest);
+	release_batch(store);
 }
 
 /*

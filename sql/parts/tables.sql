@@ -422,7 +422,7 @@ CREATE FUNCTION unsafe_to_adopt()
 	JOIN pg_depend d ON d.classid = a.classid AND d.objid = a.objid
 	JOIN pg_shdepend s ON s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 		AND s.classid = d.refclassid AND s.objid = d.refobjid AND s.deptype = 'o'
-	WHERE s.refobjid NOT IN (SELECT oid FROM trusted)
+	WHERE o.relowner IN (SELECT oid FROM trusted) AND s.refobjid NOT IN (SELECT oid FROM trusted)
 $$;
 
 COMMENT ON FUNCTION unsafe_to_adopt() IS
@@ -475,9 +475,8 @@ BEGIN
 		PERFORM set_config('search_path', 'prod_analytics_expected, pg_temp', true);
 		PERFORM prod_analytics.make_tables();
 
-		SELECT format('table "%s" has %s %s, expected is %s',
-				e.relation, CASE WHEN a.definition IS NULL THEN 'no' ELSE 'as' END,
-				concat_ws(' ', e.name, a.definition), e.definition)
+		SELECT format('In "%s", %s is %s; expected is %s',
+				e.relation, e.name, coalesce(a.definition, 'missing'), e.definition)
 		INTO problem
 		FROM prod_analytics.relation_columns('prod_analytics_expected') e
 		LEFT JOIN prod_analytics.relation_columns('prod_analytics') a USING (relation, name)
@@ -524,7 +523,7 @@ CREATE FUNCTION migrate_tables()
 	AS $$
 DECLARE
 	newest CONSTANT integer := 2;
-	found integer;
+	found_version integer;
 	problem record;
 	difference text;
 	made integer;
@@ -541,15 +540,15 @@ BEGIN
 	END IF;
 
 	IF NOT prod_analytics.is_missing('schema_version') THEN
-		SELECT v.version INTO found FROM prod_analytics.schema_version v;
+		SELECT v.version INTO found_version FROM prod_analytics.schema_version v;
 	END IF;
-	IF found > newest THEN
+	IF found_version > newest THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'object_not_in_prerequisite_state',
-			MESSAGE = format('the tables are of version %s, this extension knows versions up to %s', found, newest),
+			MESSAGE = format('the tables are of version %s, this extension knows versions up to %s', found_version, newest),
 			HINT = 'Install the newer version of prod_analytics that made them.';
 	END IF;
-	FOR step IN coalesce(found, newest) + 1 .. newest LOOP
+	FOR step IN coalesce(found_version, newest) + 1 .. newest LOOP
 		PERFORM prod_analytics.migrate_step(step);
 	END LOOP;
 
@@ -567,7 +566,7 @@ BEGIN
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
 
-	IF found IS DISTINCT FROM newest THEN
+	IF found_version IS DISTINCT FROM newest THEN
 		DELETE FROM schema_version;
 		INSERT INTO schema_version (version) VALUES (newest);
 	END IF;

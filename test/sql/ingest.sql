@@ -1,0 +1,216 @@
+-- etl_ingest_events(): everything staged is inserted, a duplicate, quarantined, or still staged.
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS prod_analytics CASCADE;
+CREATE EXTENSION prod_analytics CASCADE;
+RESET client_min_messages;
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO';
+SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
+INSERT INTO prod_analytics.organizations (org_id, org_name) VALUES (1, 'Acme');
+INSERT INTO prod_analytics.users (user_id, org_id, email)
+SELECT n, 1, format('user%s@example.com', n) FROM generate_series(1, 100) n;
+
+-- What a run tells, without what differs from run to run.
+CREATE FUNCTION ingest(batch_size integer DEFAULT 10000) RETURNS jsonb LANGUAGE sql AS
+	$$ SELECT prod_analytics.etl_ingest_events(batch_size) - 'job_id' - 'duration_seconds' $$;
+-- How many rows are where; their sum never changes but for rows staged.
+CREATE VIEW whereabouts AS
+	SELECT (SELECT count(*) FROM prod_analytics.events) AS events,
+		(SELECT count(*) FROM prod_analytics.quarantined_events) AS quarantined,
+		(SELECT count(*) FROM prod_analytics.staging_events) AS staged,
+		(SELECT count(*) FROM prod_analytics.events_default) AS in_default;
+
+-- Nothing staged.
+SELECT ingest();
+
+-- Good rows, of which two are the same event, and one has no number.
+INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type, payload, event_time, received_at) VALUES
+	(1, 1, 1, 'view', '{"device": "mobile", "text": "Zürich \\ \"ß\" 😀"}', '2026-03-10 10:00:00+00', '2026-03-10 10:00:01+00'),
+	(1, 1, 1, 'view', '{"device": "mobile"}', '2026-03-10 10:00:00+00', '2026-03-10 10:00:02+00'),
+	(2, NULL, NULL, 'anonymous', NULL, '2026-03-10', '2026-03-10'),
+	(NULL, 2, 1, 'numbered', '{}', '2026-03-10', '2026-03-10');
+SELECT ingest();
+SELECT event_id IS NOT NULL AS has_id, user_id, org_id, event_type, event_props, event_time, received_at, event_date, device_type
+FROM prod_analytics.events ORDER BY event_type;
+-- Again: the numbered ones are duplicates now.
+INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type, event_time, received_at) VALUES
+	(1, 1, 1, 'view', '2026-03-10 10:00:00+00', '2026-03-10 10:00:01+00'),
+	(2, NULL, NULL, 'anonymous', '2026-03-10', '2026-03-10');
+SELECT ingest();
+SELECT * FROM whereabouts;
+
+-- Rows that cannot go in are set aside with every reason.
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at) VALUES
+	(10, 999, 'unknown user', '{}', '2026-03-10', '2026-03-10'),
+	(11, 1, NULL, '{}', '2026-03-10', '2026-03-10'),
+	(12, 1, '', '{}', '2026-03-10', '2026-03-10'),
+	(13, 1, 'no time', '{}', NULL, '2026-03-10'),
+	(14, 1, 'array', '[1]', '2026-03-10', '2026-03-10'),
+	(15, 1, 'json null', 'null', '2026-03-10', '2026-03-10'),
+	(16, 1, 'infinity', '{}', 'infinity', '2026-03-10'),
+	(17, 1, 'minus infinity', '{}', '-infinity', '2026-03-10'),
+	(18, 1, 'before Christ', '{}', '4714-11-24 00:00:00+00 BC', '2026-03-10'),
+	(19, 1, 'the end', '{}', '294276-12-31 23:59:59.999999+00', '2026-03-10'),
+	(20, 1, 'too old', '{}', '2006-03-09 23:59:59.999999+00', '2026-03-10'),
+	(21, 1, 'too new', '{}', '2026-03-11 00:00:00.000001+00', '2026-03-10'),
+	(22, 1, 'arrived in the year 4714 before Christ', '{}', '2026-03-10', '4714-11-24 00:00:00+00 BC'),
+	(23, 1, 'arrived at the beginning of time', '{}', '2026-03-10', '-infinity'),
+	(NULL, NULL, NULL, '"everything"', NULL, '2026-03-10');
+INSERT INTO prod_analytics.staging_events DEFAULT VALUES;
+SELECT ingest();
+SELECT q.event_id, r.reason->>'code' AS code, r.reason->>'path' AS path, r.reason->>'message' AS message
+FROM prod_analytics.quarantined_events q, jsonb_array_elements(q.reasons) WITH ORDINALITY r (reason, n)
+ORDER BY q.quarantine_id, r.n;
+SELECT count(*) FROM prod_analytics.quarantined_events q JOIN prod_analytics.etl_jobs j USING (job_id)
+WHERE j.job_name = 'ingest_events';
+SELECT * FROM whereabouts;
+DELETE FROM prod_analytics.quarantined_events;
+
+-- At the edges of the window, and an arrival in the future, which counts as now.
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(30, 'oldest', '2006-03-10', '2026-03-10'),
+	(31, 'newest', '2026-03-11', '2026-03-10'),
+	(32, 'arrival in the future', now(), 'infinity'),
+	(33, 'too far ahead of now', now() + interval '2 days', 'infinity'),
+	(34, 'no arrival', now(), NULL);
+SELECT ingest() - 'partitions_created';
+SELECT event_id, reasons->0->>'code' AS code FROM prod_analytics.quarantined_events;
+SELECT tableoid::regclass, event_id FROM prod_analytics.events WHERE event_id IN (30, 31) ORDER BY 2;
+SELECT received_at IS NOT NULL AS arrival_filled_in FROM prod_analytics.events WHERE event_id = 34;
+DELETE FROM prod_analytics.quarantined_events;
+
+-- The settings decide the window.
+SET prod_analytics.max_event_age = '1 hour';
+SET prod_analytics.max_event_lead = '0';
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(40, 'in', '2026-03-10 11:00:00+00', '2026-03-10 12:00:00+00'),
+	(41, 'out', '2026-03-10 10:59:59+00', '2026-03-10 12:00:00+00'),
+	(42, 'out', '2026-03-10 12:00:01+00', '2026-03-10 12:00:00+00');
+SET TimeZone = 'America/New_York';
+SET DateStyle = 'German';
+SELECT ingest();
+SELECT event_id, reasons->0->>'message' AS message FROM prod_analytics.quarantined_events ORDER BY event_id;
+RESET prod_analytics.max_event_age;
+RESET prod_analytics.max_event_lead;
+SET DateStyle = 'ISO';
+SET TimeZone = 'UTC';
+DELETE FROM prod_analytics.quarantined_events;
+
+-- Late events get their partitions, none lands in the default one, and a bad one makes none.
+INSERT INTO prod_analytics.staging_events (event_type, user_id, event_time, received_at)
+SELECT 'late', 1, timestamptz '2020-01-15' + n * interval '1 month', '2026-03-10' FROM generate_series(0, 23) n;
+INSERT INTO prod_analytics.staging_events (event_type, user_id, event_time, received_at) VALUES ('late', 999, '2010-01-01', '2026-03-10');
+SELECT ingest();
+SELECT to_regclass('prod_analytics.events_p20100101');
+SELECT * FROM whereabouts;
+DELETE FROM prod_analytics.quarantined_events;
+
+-- More partitions than a transaction may make: the rest waits for the next run.
+INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at)
+SELECT 'scattered', timestamptz '2007-01-15' + n * interval '1 month', '2026-03-10' FROM generate_series(0, 119) n;
+SELECT ingest();
+SELECT ingest();
+SELECT ingest();
+SELECT * FROM whereabouts;
+
+-- batch_size is a limit.
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT n, 'limit', '2026-03-10', '2026-03-10' FROM generate_series(1001, 1025) n;
+SELECT ingest(10);
+SELECT ingest(10);
+SELECT ingest(10);
+SELECT ingest(1);
+
+-- error: batch_size
+SELECT prod_analytics.etl_ingest_events(0);
+SELECT prod_analytics.etl_ingest_events(-1);
+SELECT prod_analytics.etl_ingest_events(NULL);
+-- error: read-only
+BEGIN READ ONLY;
+SELECT prod_analytics.etl_ingest_events();
+ROLLBACK;
+
+-- A row that the table refuses does not hold up the others: it is found and set aside.
+ALTER TABLE prod_analytics.events ADD CONSTRAINT no_nonsense CHECK (event_type <> 'nonsense');
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT n, CASE WHEN n IN (2001, 2050, 2099) THEN 'nonsense' ELSE 'sense' END,
+	CASE WHEN n = 2099 THEN timestamptz '2022-06-01' ELSE '2026-03-10' END, '2026-03-10'
+FROM generate_series(2001, 2100) n;
+SELECT ingest();
+SELECT event_id, reasons FROM prod_analytics.quarantined_events ORDER BY event_id;
+SELECT count(*) FROM prod_analytics.events WHERE event_id BETWEEN 2001 AND 2100;
+ALTER TABLE prod_analytics.events DROP CONSTRAINT no_nonsense;
+DELETE FROM prod_analytics.quarantined_events;
+
+-- A failure that is not about a row rolls the work back, and is logged all the same.
+CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM no_such_function(); RETURN NEW; END $$;
+CREATE TRIGGER broken BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION broken();
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(3001, 'fine', '2026-03-10', '2026-03-10'), (3002, NULL, '2026-03-10', '2026-03-10');
+\set VERBOSITY terse
+SELECT ingest() - 'context';
+\set VERBOSITY default
+SELECT * FROM whereabouts;
+SELECT status, rows_processed, finished_at >= started_at AS has_duration, details->>'sqlstate' AS sqlstate,
+	details->>'context' LIKE '%broken()%' AS has_context
+FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
+DROP TRIGGER broken ON prod_analytics.events;
+DROP FUNCTION broken();
+-- The cause is mended: the same rows go through.
+SELECT ingest();
+SELECT * FROM whereabouts;
+
+-- Deadlock and serialization failures, and a cancel, are not swallowed.
+CREATE FUNCTION conflicting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '40001'; END $$;
+CREATE TRIGGER conflicting BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION conflicting();
+INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at) VALUES ('x', '2026-03-10', '2026-03-10');
+\set VERBOSITY sqlstate
+SELECT ingest();
+CREATE OR REPLACE FUNCTION conflicting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
+SET statement_timeout = '100ms';
+SELECT ingest();
+RESET statement_timeout;
+\set VERBOSITY default
+DROP TRIGGER conflicting ON prod_analytics.events;
+DROP FUNCTION conflicting();
+SELECT * FROM whereabouts;
+
+-- Inside a transaction a run is undone with it, log and all; in a savepoint too.
+BEGIN;
+SELECT count(*) AS runs FROM prod_analytics.etl_jobs \gset
+SAVEPOINT s;
+SELECT ingest();
+ROLLBACK TO s;
+SELECT * FROM whereabouts;
+SELECT count(*) = :runs AS log_as_before FROM prod_analytics.etl_jobs;
+COMMIT;
+SELECT ingest();
+
+-- The log: every run has a start, an end, a status and a number that is the result's.
+SELECT DISTINCT job_name, status, finished_at >= started_at AS in_order FROM prod_analytics.etl_jobs ORDER BY 1, 2;
+SELECT prod_analytics.etl_ingest_events() AS result \gset
+SELECT r.result->'duration_seconds' = to_jsonb(extract(epoch FROM j.finished_at - j.started_at)) AS true_duration,
+	j.finished_at > j.started_at AS not_zero
+FROM (SELECT :'result'::jsonb AS result) r
+JOIN prod_analytics.etl_jobs j ON j.job_id = (r.result->>'job_id')::bigint;
+
+-- Without a policy the default partition takes what has no other.
+BEGIN;
+DELETE FROM prod_analytics.partition_policies;
+DROP TABLE prod_analytics.events_p20090101;
+INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at) VALUES ('unmanaged', '2009-01-10', '2026-03-10');
+SELECT ingest();
+SELECT tableoid::regclass FROM prod_analytics.events WHERE event_type = 'unmanaged';
+ROLLBACK;
+
+-- A large batch.
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at)
+SELECT 100000 + n % 40000, 1 + n % 101, 'bulk', jsonb_build_object('n', n), timestamptz '2026-03-01' + (n % 40000) * interval '1 minute', '2026-03-28'
+FROM generate_series(1, 50000) n;
+SET work_mem = '64kB';
+SELECT ingest(1000000);
+RESET work_mem;
+SELECT count(*) FROM prod_analytics.events WHERE event_type = 'bulk';
+
+DROP VIEW whereabouts;
+DROP FUNCTION ingest(integer);
