@@ -18,7 +18,13 @@ OBJS = \
 	src/ingest.o \
 	src/job.o \
 	src/partition.o \
+	src/partition_bounds.o \
 	src/partition_drain.o \
+	src/partition_expire.o \
+	src/partition_lock.o \
+	src/partition_plan.o \
+	src/partition_policy.o \
+	src/partition_sql.o \
 	src/query.o \
 	src/settings.o \
 	src/tables.o
@@ -29,6 +35,7 @@ SQL_PARTS = \
 	sql/parts/schema.sql \
 	sql/parts/roles.sql \
 	sql/parts/tables.sql \
+	sql/parts/job.sql \
 	sql/parts/partition.sql \
 	sql/parts/ingest.sql \
 	sql/parts/sample.sql \
@@ -38,7 +45,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition ingest metrics sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ensure_concurrently
 ISOLATION_OPTS = --inputdir=test --outputdir=.

@@ -421,6 +421,7 @@ missing_ranges(PaPolicy *policy)
 static void
 make_partitions(Ingest *ingest, PaPolicy *policy, List *missing)
 {
+	List	   *needed = NIL;
 	ListCell   *cell;
 
 	foreach(cell, missing)
@@ -428,16 +429,19 @@ make_partitions(Ingest *ingest, PaPolicy *policy, List *missing)
 		PaRange    *gap = lfirst(cell);
 		TimestampTz at;
 
-		while (ingest->partitions < PA_MAX_PARTITIONS_PER_CALL && first_time(gap, &at))
+		while (list_length(needed) < PA_MAX_PARTITIONS_PER_CALL && first_time(gap, &at))
 		{
-			PaRange		range = pa_partition_range(policy, at);
+			PaRange    *range = palloc(sizeof(PaRange));
 
 			CHECK_FOR_INTERRUPTS();
-			pa_make_partition(policy, range);
-			ingest->partitions++;
-			gap->lower = Min(range.upper, gap->upper);
+			*range = pa_missing_slot_at(policy, at);
+			needed = lappend(needed, range);
+			gap->lower = Min(range->upper, gap->upper);
 		}
 	}
+
+	(void) pa_make_partitions(policy, needed);
+	ingest->partitions = list_length(needed);
 }
 
 /*

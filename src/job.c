@@ -6,17 +6,25 @@
  * in etl_jobs.  While a run lasts it holds the job's advisory lock, hashtext('etl_' || name): the
  * key that shell scripts around the same work already use.
  *
- * The caller is connected to SPI and inside a guard.
+ * The caller of a C function here is connected to SPI and inside a guard.  The SQL functions at the
+ * end are for procedures, which commit between steps.
  */
 #include "prod_analytics.h"
 
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "guard.h"
 #include "job.h"
 #include "query.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+
+PG_FUNCTION_INFO_V1(pa_job_begin);
+PG_FUNCTION_INFO_V1(pa_job_continue);
+PG_FUNCTION_INFO_V1(pa_job_note);
+PG_FUNCTION_INFO_V1(pa_job_finish);
 
 /*
  * jsonb_result copies the only value of the last query out of SPI's memory.
@@ -137,4 +145,116 @@ pa_job_fail(int64 job_id, const char *job_name, ErrorData *error)
 					 job_id, PA_SCHEMA)));
 
 	return pa_job_end(job_id, PA_JOB_FAILED, 0, jsonb_result());
+}
+
+/*
+ * bury_dead_runs marks the runs of a job as failed that never ended: whoever holds the job's lock
+ * knows that nobody else is running it.
+ */
+static void
+bury_dead_runs(const char *job_name)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
+	pa_query("UPDATE prod_analytics.etl_jobs SET status = 'FAILED', finished_at = clock_timestamp(),"
+			 " details = coalesce(details, '{}') || '{\"error\": \"the run was cancelled, or its process terminated\"}'"
+			 " WHERE job_name = $1 AND status = 'RUNNING'",
+			 &parameters, SPI_OK_UPDATE);
+}
+
+/*
+ * enter_log gets ready to write the log, as its owner.
+ */
+static void
+enter_log(PaGuard *guard)
+{
+	pa_guard_enter(guard, pa_owner(pa_table("etl_jobs")));
+	SPI_connect();
+}
+
+static void
+leave_log(PaGuard *guard)
+{
+	SPI_finish();
+	pa_guard_leave(guard);
+}
+
+/*
+ * job_begin(job_name text) takes the job's lock until the end of the transaction, logs the start of a
+ * run and returns its job_id; NULL, and a run logged as SKIPPED, when another session holds the lock.
+ */
+Datum
+pa_job_begin(PG_FUNCTION_ARGS)
+{
+	char	   *job_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	PaGuard		guard;
+	int64		job_id = 0;
+	bool		locked;
+
+	pa_forbid_read_only("job_begin()");
+	enter_log(&guard);
+	locked = pa_job_lock(job_name);
+	if (locked)
+	{
+		bury_dead_runs(job_name);
+		job_id = pa_job_start(job_name);
+	}
+	else
+		(void) pa_job_skip(job_name);
+	leave_log(&guard);
+
+	if (!locked)
+		PG_RETURN_NULL();
+
+	PG_RETURN_INT64(job_id);
+}
+
+/*
+ * job_continue(job_name text) takes the job's lock again after a commit; false when another session
+ * has taken the job over.
+ */
+Datum
+pa_job_continue(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(pa_job_lock(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+}
+
+/*
+ * job_note(job_id bigint, rows bigint, details jsonb) logs how far a run has come.
+ */
+Datum
+pa_job_note(PG_FUNCTION_ARGS)
+{
+	PaParameters parameters = {0};
+	PaGuard		guard;
+
+	enter_log(&guard);
+	pa_add_parameter(&parameters, INT8OID, PG_GETARG_DATUM(0));
+	pa_add_parameter(&parameters, INT8OID, PG_GETARG_DATUM(1));
+	pa_add_parameter(&parameters, JSONBOID, PG_GETARG_DATUM(2));
+	pa_query("UPDATE prod_analytics.etl_jobs SET rows_processed = $2, details = $3"
+			 " WHERE job_id = $1 AND status = 'RUNNING'",
+			 &parameters, SPI_OK_UPDATE);
+	leave_log(&guard);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * job_finish(job_id bigint, status text, rows bigint, details jsonb) logs the end of a run and returns
+ * the job's result.
+ */
+Datum
+pa_job_finish(PG_FUNCTION_ARGS)
+{
+	PaGuard		guard;
+	Datum		result;
+
+	enter_log(&guard);
+	result = pa_job_end(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+						PG_GETARG_INT64(2), PG_GETARG_DATUM(3));
+	leave_log(&guard);
+
+	PG_RETURN_DATUM(result);
 }

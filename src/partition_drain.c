@@ -9,8 +9,11 @@
 #include "access/tupconvert.h"
 #include "access/xact.h"
 #include "executor/executor.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "partition.h"
+#include "query.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -77,16 +80,16 @@ move_row(Move *move, Relation source, TupleTableSlot *row, Snapshot snapshot)
 }
 
 /*
- * pa_drain moves the rows whose "control" column is in the range from source to target, and
- * returns how many they were.
+ * pa_drain moves the rows whose key is in the range from source to target, and returns how many
+ * they were.
  *
  * The caller holds ACCESS EXCLUSIVE locks on both tables, so that the snapshot taken here sees
  * every row that there will ever be.
  */
 int64
-pa_drain(Relation source, Relation target, const char *control, PaRange range)
+pa_drain(PaPolicy *policy, Relation source, Relation target, PaRange range)
 {
-	AttrNumber	column = get_attnum(RelationGetRelid(source), control);
+	AttrNumber	column = get_attnum(RelationGetRelid(source), policy->control);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *row = table_slot_create(source, NULL);
 	TableScanDesc scan = table_beginscan(source, snapshot, 0, NULL);
@@ -102,8 +105,7 @@ pa_drain(Relation source, Relation target, const char *control, PaRange range)
 
 		CHECK_FOR_INTERRUPTS();
 
-		if (isnull ||
-			DatumGetTimestampTz(value) < range.lower || DatumGetTimestampTz(value) >= range.upper)
+		if (isnull || !pa_datum_in_range(policy, value, range))
 			continue;
 
 		move_row(&move, source, row, snapshot);
@@ -118,4 +120,59 @@ pa_drain(Relation source, Relation target, const char *control, PaRange range)
 		CommandCounterIncrement();
 
 	return moved;
+}
+
+/*
+ * query_range asks the default partition for an aggregate over the rows in a range.
+ *
+ * The caller is connected to SPI and inside a guard.
+ */
+static Datum
+query_range(PaPolicy *policy, const char *aggregate, PaRange range, bool *isnull)
+{
+	int			guc_level = pa_utc_enter();
+	char	   *control = (char *) quote_identifier(policy->control);
+	char	   *sql = psprintf("SELECT %s FROM %s WHERE %s >= '%s' AND %s < '%s'",
+							   psprintf(aggregate, control),
+							   pa_relation_sql(pa_default_partition(policy)),
+							   control, pa_key_text(policy, range.lower),
+							   control, pa_key_text(policy, range.upper));
+
+	pa_utc_leave(guc_level);
+	pa_query(sql, NULL, SPI_OK_SELECT);
+
+	return pa_result(0, 1, isnull);
+}
+
+/*
+ * pa_next_drainable finds the smallest key in a range that a row of the default partition has.
+ */
+bool
+pa_next_drainable(PaPolicy *policy, PaRange span, PaKey *key)
+{
+	bool		isnull;
+	Datum		value;
+
+	if (!OidIsValid(pa_default_partition(policy)))
+		return false;
+
+	value = query_range(policy, "min(%s)", span, &isnull);
+	if (!isnull)
+		*key = pa_datum_key(policy, value);
+
+	return !isnull;
+}
+
+/*
+ * pa_rows_to_move counts the rows of the default partition that belong into a range.
+ */
+int64
+pa_rows_to_move(PaPolicy *policy, PaRange range)
+{
+	bool		isnull;
+
+	if (!OidIsValid(pa_default_partition(policy)))
+		return 0;
+
+	return DatumGetInt64(query_range(policy, "count(%s)", range, &isnull));
 }

@@ -34,6 +34,8 @@ static const struct config_enum_entry create_tables_options[] = {
 
 char	   *pa_max_event_age = NULL;
 char	   *pa_max_event_lead = NULL;
+int			pa_lock_timeout = 200;
+int			pa_lock_retries = 20;
 
 /* Read by SQL only (the install script), with current_setting(). */
 static int	create_tables = CREATE_TABLES_AUTO;
@@ -125,6 +127,22 @@ pa_settings_init(void)
 							   "1 day",
 							   PGC_USERSET,
 							   0, check_span, NULL, NULL);
+
+	DefineCustomIntVariable("prod_analytics.lock_timeout",
+							"How long changing partitions waits for a lock before it lets others pass.",
+							"Whoever wants the table meanwhile waits behind it, at most so long.",
+							&pa_lock_timeout,
+							200, 1, 60000,
+							PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("prod_analytics.lock_retries",
+							"How often changing partitions tries again to get a lock.",
+							NULL,
+							&pa_lock_retries,
+							20, 0, 10000,
+							PGC_USERSET,
+							0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("prod_analytics");
 }

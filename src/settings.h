@@ -9,4 +9,8 @@
 extern char *pa_max_event_age;
 extern char *pa_max_event_lead;
 
+/* How long a lock on a table is waited for, in milliseconds, and how often again. */
+extern int	pa_lock_timeout;
+extern int	pa_lock_retries;
+
 #endif							/* PA_SETTINGS_H */

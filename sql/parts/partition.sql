@@ -1,7 +1,209 @@
+CREATE FUNCTION manage_partitions(parent regclass, control name, width interval DEFAULT '1 month',
+		ahead integer DEFAULT 12, behind integer DEFAULT 3, retention interval DEFAULT NULL,
+		timezone text DEFAULT 'UTC', default_partition boolean DEFAULT true, epoch_unit text DEFAULT NULL)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'pa_manage_partitions'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text) IS
+	'give parent, a table partitioned by a range of the column control (timestamptz, timestamp, date or bigint), a partition policy, or replace the one it has: partitions of width (a whole number of hours, days, weeks, months or years) with bounds in timezone, so many of them ahead of the current one and behind it, kept for retention (NULL: for ever), with a default partition or without; epoch_unit says what a bigint counts since 1970 (seconds, milliseconds, microseconds); makes no partition; raises 42809 for a table that cannot be managed, 42501 for somebody else''s, 42804 for a column of another type, 42622 for a name that is too long and 22023 for an argument that makes no sense';
+
+CREATE FUNCTION unmanage_partitions(parent regclass)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'pa_unmanage_partitions'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION unmanage_partitions(regclass) IS
+	'take the partition policy of parent away; its partitions stay; raises 55000 when it has none and 42501 when it is somebody else''s';
+
 CREATE FUNCTION ensure_partitions(parent regclass DEFAULT NULL, at timestamptz DEFAULT now())
 	RETURNS integer
 	AS 'MODULE_PATHNAME', 'pa_ensure_partitions'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION ensure_partitions(regclass, timestamptz) IS
-	'create the missing partitions of parent (NULL: of every table in partition_policies) around at, and its default partition; rows of the default partition that belong to a new one move there; returns how many partitions were created, at most 100 a table and call; raises 55000 when parent has no policy and 22023 when at is NULL or infinite';
+	'create the missing partitions of parent (NULL: of every managed table; one that fails is a WARNING) around at, and its default partition; rows of the default partition that belong to a new one move there; returns how many partitions were created, at most 100 a table and call; raises 55000 when parent has no policy, 22023 when at is NULL or infinite, 42P07 when a table of that name is in the way and 55P03 when a lock cannot be had';
+
+CREATE FUNCTION ensure_partitions_between(parent regclass, lower timestamptz, upper timestamptz)
+	RETURNS integer
+	AS 'MODULE_PATHNAME', 'pa_ensure_partitions_between'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION ensure_partitions_between(regclass, timestamptz, timestamptz) IS
+	'create the missing partitions of parent from lower, inclusive, to upper, exclusive, for a load of old rows, say; otherwise like ensure_partitions()';
+
+CREATE FUNCTION drop_expired_partitions(parent regclass DEFAULT NULL, at timestamptz DEFAULT now(), keep_table boolean DEFAULT false)
+	RETURNS integer
+	AS 'MODULE_PATHNAME', 'pa_drop_expired_partitions'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION drop_expired_partitions(regclass, timestamptz, boolean) IS
+	'detach and drop (keep_table: only detach) the partitions of parent (NULL: of every managed table; one that fails is a WARNING) whose end is older than the retention at a moment, oldest first, but never the last one; returns how many, at most 100 a table and call; raises 55000 when parent has no policy, 23503 when rows of another table refer to one and 55P03 when a lock cannot be had';
+
+CREATE FUNCTION plan_partitions(parent regclass DEFAULT NULL, at timestamptz DEFAULT now())
+	RETURNS TABLE (table_name regclass, partition_name text, lower_bound text, upper_bound text,
+		action text, rows_to_move bigint, ddl text)
+	AS 'MODULE_PATHNAME', 'pa_plan_partitions'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION plan_partitions(regclass, timestamptz) IS
+	'what maintain_partitions() would do to the partitions of parent (NULL: of every managed table) at a moment, without doing it: action is create or drop, rows_to_move are those of the default partition that belong to the new one; bounds are NULL for the default partition and where there is none';
+
+CREATE FUNCTION make_next_partition(parent regclass, at timestamptz)
+	RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'pa_make_next_partition'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION make_next_partition(regclass, timestamptz) IS
+	'internal: create one missing partition of parent, or one for rows of the default partition; returns partition, rows_moved and waited, or NULL when none is missing';
+
+CREATE FUNCTION check_next_partition(parent regclass)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'pa_check_next_partition'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION check_next_partition(regclass) IS
+	'internal: add or validate one CHECK on the date column of a partition of parent; returns whether there was one to do';
+
+CREATE FUNCTION drop_next_partition(parent regclass, at timestamptz)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'pa_drop_next_partition'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION drop_next_partition(regclass, timestamptz) IS
+	'internal: drop the oldest expired partition of parent; returns its name, or NULL when none is expired';
+
+CREATE FUNCTION analyze_partitions(parent regclass)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'pa_analyze_partitions'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION analyze_partitions(regclass) IS
+	'internal: ANALYZE a managed table as its owner';
+
+CREATE FUNCTION partition_warnings(parent regclass, at timestamptz)
+	RETURNS text[]
+	AS 'MODULE_PATHNAME', 'pa_partition_warnings'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION partition_warnings(regclass, timestamptz) IS
+	'internal: what will go wrong with the partitions of parent if nobody does anything';
+
+CREATE FUNCTION maintain_table(parent regclass, at timestamptz)
+	RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+-- The next step for one table, or NULL when there is none left.  The steps are short transactions:
+-- their caller commits after each.
+DECLARE
+	step jsonb;
+	dropped text;
+BEGIN
+	step := prod_analytics.make_next_partition(maintain_table.parent, maintain_table.at);
+	IF step IS NOT NULL THEN
+		RETURN step || '{"action": "created"}';
+	END IF;
+
+	dropped := prod_analytics.drop_next_partition(maintain_table.parent, maintain_table.at);
+	IF dropped IS NOT NULL THEN
+		RETURN pg_catalog.jsonb_build_object('action', 'dropped', 'partition', dropped, 'rows_moved', 0);
+	END IF;
+
+	IF prod_analytics.check_next_partition(maintain_table.parent) THEN
+		RETURN pg_catalog.jsonb_build_object('action', 'checked', 'rows_moved', 0);
+	END IF;
+
+	RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION maintain_table(regclass, timestamptz) IS
+	'internal: do the next step in the upkeep of the partitions of parent; returns action, partition, rows_moved and waited, or NULL when nothing is left to do';
+
+CREATE PROCEDURE maintain_partitions(parent regclass DEFAULT NULL)
+	LANGUAGE plpgsql
+	AS $$
+DECLARE
+	managed CONSTANT text[] := prod_analytics.managed_tables(maintain_partitions.parent);
+	job CONSTANT bigint := prod_analytics.job_begin('maintain_partitions');
+	managed_table text;
+	step jsonb;
+	failure jsonb;
+	created bigint := 0;
+	dropped bigint := 0;
+	moved bigint := 0;
+	waits jsonb := '[]';
+	warnings jsonb := '[]';
+	errors jsonb := '[]';
+	status text := 'SUCCESS';
+	message text;
+	sqlstate_text text;
+	hint text;
+BEGIN
+	IF job IS NULL THEN
+		RAISE NOTICE 'another session is maintaining partitions';
+		RETURN;
+	END IF;
+	COMMIT;
+
+	FOREACH managed_table IN ARRAY managed LOOP
+		LOOP
+			IF NOT prod_analytics.job_continue('maintain_partitions') THEN
+				RAISE NOTICE 'another session has taken over the maintenance of partitions';
+				RETURN;
+			END IF;
+
+			step := NULL;
+			BEGIN
+				step := prod_analytics.maintain_table(pg_catalog.to_regclass(managed_table), pg_catalog.now());
+				IF step IS NULL THEN
+					PERFORM prod_analytics.analyze_partitions(pg_catalog.to_regclass(managed_table));
+					FOREACH message IN ARRAY prod_analytics.partition_warnings(pg_catalog.to_regclass(managed_table), pg_catalog.now()) LOOP
+						RAISE WARNING '%', message;
+						warnings := warnings || pg_catalog.to_jsonb(message);
+					END LOOP;
+				END IF;
+			EXCEPTION WHEN OTHERS THEN
+				-- The other tables go on.
+				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, sqlstate_text = RETURNED_SQLSTATE, hint = PG_EXCEPTION_HINT;
+				RAISE WARNING USING ERRCODE = sqlstate_text, HINT = hint,
+					MESSAGE = pg_catalog.format('could not maintain the partitions of %s: %s', managed_table, message);
+				errors := errors || pg_catalog.jsonb_build_object('table', managed_table, 'sqlstate', sqlstate_text, 'error', message);
+				status := 'FAILED';
+			END;
+
+			IF step IS NOT NULL THEN
+				created := created + (step->>'action' = 'created')::integer;
+				dropped := dropped + (step->>'action' = 'dropped')::integer;
+				moved := moved + (step->>'rows_moved')::bigint;
+				IF step->>'waited' IS NOT NULL THEN
+					waits := waits || (step->'waited');
+				END IF;
+				IF step ? 'partition' THEN
+					RAISE NOTICE '% %, % rows moved', step->>'action', step->>'partition', step->>'rows_moved';
+				END IF;
+			END IF;
+
+			PERFORM prod_analytics.job_note(job, moved, pg_catalog.jsonb_build_object(
+				'partitions_created', created, 'partitions_dropped', dropped, 'rows_moved', moved, 'table', managed_table));
+			COMMIT;
+			EXIT WHEN step IS NULL;
+		END LOOP;
+	END LOOP;
+
+	PERFORM prod_analytics.job_finish(job, status, moved, pg_catalog.jsonb_build_object(
+		'tables', pg_catalog.cardinality(managed), 'partitions_created', created, 'partitions_dropped', dropped,
+		'rows_moved', moved, 'waits', waits, 'warnings', warnings, 'errors', errors));
+END
+$$;
+
+COMMENT ON PROCEDURE maintain_partitions(regclass) IS
+	'bring the partitions of parent (NULL: of every managed table) in order: make the missing ones, move rows out of the default partition, drop the expired ones, ANALYZE the parent; commits after each step, so it can be cancelled and called again; runs once at a time, by the advisory lock hashtext(''etl_maintain_partitions''); logs the run in etl_jobs, with partitions_created, partitions_dropped, rows_moved, waits, warnings and errors in details; a table that fails is a WARNING and the run FAILED, the others go on; raises 2D000 inside a transaction block';
+
+CREATE FUNCTION managed_tables(parent regclass)
+	RETURNS text[]
+	AS 'MODULE_PATHNAME', 'pa_managed_tables'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION managed_tables(regclass) IS
+	'internal: the names of the managed tables, or that of parent; raises 55000 when parent has no policy';

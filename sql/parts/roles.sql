@@ -34,9 +34,30 @@ BEGIN
 	ALTER DEFAULT PRIVILEGES IN SCHEMA prod_analytics
 		GRANT SELECT ON TABLES TO analytics_reader, analytics_operator;
 
-	GRANT EXECUTE ON FUNCTION
+	GRANT EXECUTE ON ROUTINE
+		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
 		prod_analytics.ensure_partitions(regclass, timestamptz),
-		prod_analytics.etl_ingest_events(integer)
+		prod_analytics.ensure_partitions_between(regclass, timestamptz, timestamptz),
+		prod_analytics.etl_ingest_events(integer),
+		prod_analytics.maintain_partitions(regclass),
+		prod_analytics.manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text),
+		prod_analytics.plan_partitions(regclass, timestamptz),
+		prod_analytics.unmanage_partitions(regclass)
+		TO analytics_operator;
+
+	-- A procedure that commits cannot act as its owner; its steps can.
+	GRANT EXECUTE ON FUNCTION
+		prod_analytics.analyze_partitions(regclass),
+		prod_analytics.check_next_partition(regclass),
+		prod_analytics.drop_next_partition(regclass, timestamptz),
+		prod_analytics.job_begin(text),
+		prod_analytics.job_continue(text),
+		prod_analytics.job_finish(bigint, text, bigint, jsonb),
+		prod_analytics.job_note(bigint, bigint, jsonb),
+		prod_analytics.maintain_table(regclass, timestamptz),
+		prod_analytics.make_next_partition(regclass, timestamptz),
+		prod_analytics.managed_tables(regclass),
+		prod_analytics.partition_warnings(regclass, timestamptz)
 		TO analytics_operator;
 END
 $$;

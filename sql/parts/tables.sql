@@ -321,16 +321,18 @@ BEGIN
 			ahead integer NOT NULL DEFAULT 12 CHECK (ahead >= 0),
 			behind integer NOT NULL DEFAULT 3 CHECK (behind >= 0),
 			timezone text NOT NULL DEFAULT 'UTC',
-			default_partition boolean NOT NULL DEFAULT true
+			default_partition boolean NOT NULL DEFAULT true,
+			retention interval,
+			epoch_unit text
 		);
 		COMMENT ON TABLE partition_policies IS
-			'which tables are kept in partitions, and how';
+			'which tables are kept in partitions, and how; written by manage_partitions()';
 		COMMENT ON COLUMN partition_policies.parent IS
 			'the partitioned table: schema.table, quoted where SQL needs it';
 		COMMENT ON COLUMN partition_policies.control IS
 			'the column that the table is partitioned by';
 		COMMENT ON COLUMN partition_policies.width IS
-			'how long a partition is: a whole number of months';
+			'how long a partition is: a whole number of hours, days or months';
 		COMMENT ON COLUMN partition_policies.ahead IS
 			'how many partitions are kept ready after the current one';
 		COMMENT ON COLUMN partition_policies.behind IS
@@ -339,8 +341,46 @@ BEGIN
 			'where the bounds are midnight';
 		COMMENT ON COLUMN partition_policies.default_partition IS
 			'whether a default partition takes what no other does';
+		COMMENT ON COLUMN partition_policies.retention IS
+			'how long a partition is kept after its end; NULL: for ever';
+		COMMENT ON COLUMN partition_policies.epoch_unit IS
+			'what a control column of type bigint counts since 1970; NULL for other types';
 		INSERT INTO partition_policies (parent, control) VALUES ('prod_analytics.events', 'event_time');
 		GRANT SELECT ON partition_policies TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('partition_status') THEN
+		CREATE VIEW partition_status AS
+			WITH managed AS (
+				SELECT p.timezone, t.partrelid, t.partdefid, a.atttypid,
+					CASE p.epoch_unit WHEN 'milliseconds' THEN 1e3 WHEN 'microseconds' THEN 1e6 ELSE 1 END AS units
+				FROM partition_policies p
+				JOIN pg_partitioned_table t ON t.partrelid = to_regclass(p.parent)
+				JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0]
+			),
+			parts AS (
+				SELECT m.*, c.oid, c.oid = m.partdefid AS is_default, pg_get_expr(c.relpartbound, c.oid) AS bounds,
+					nullif(c.reltuples, -1)::bigint AS rows,
+					(SELECT sum(pg_total_relation_size(tree.relid)) FROM pg_partition_tree(c.oid) tree)::bigint AS bytes
+				FROM managed m JOIN pg_inherits i ON i.inhparent = m.partrelid JOIN pg_class c ON c.oid = i.inhrelid
+			),
+			ends AS (
+				SELECT p.*, CASE
+					WHEN p.bounds ~ 'TO \(MAXVALUE\)$' OR p.is_default THEN NULL
+					WHEN p.atttypid = 'bigint'::regtype THEN to_timestamp(substring(p.bounds FROM 'TO \(''(.*)''\)$')::numeric::double precision / p.units)
+					WHEN p.atttypid = 'timestamptz'::regtype THEN substring(p.bounds FROM 'TO \(''(.*)''\)$')::timestamptz
+					ELSE substring(p.bounds FROM 'TO \(''(.*)''\)$')::timestamp AT TIME ZONE p.timezone
+				END AS ends_at
+				FROM parts p
+			)
+			SELECT partrelid::regclass AS table_name, oid::regclass AS partition_name, bounds, rows, bytes, is_default,
+				CASE WHEN bool_or(bounds ~ 'TO \(MAXVALUE\)$') OVER (PARTITION BY partrelid) THEN NULL
+				ELSE max(ends_at) OVER (PARTITION BY partrelid) - now() END AS runway
+			FROM ends;
+		COMMENT ON VIEW partition_status IS
+			'the partitions of managed tables: bounds, estimated rows, bytes with indexes, and the table''s runway, the time until its last partition ends (NULL: never, or there is none)';
+		GRANT SELECT ON partition_status TO analytics_reader, analytics_operator;
 		made := made + 1;
 	END IF;
 
@@ -510,6 +550,12 @@ BEGIN
 			ALTER TABLE events ADD COLUMN device_type text;
 			COMMENT ON COLUMN events.device_type IS
 				'the "device" of event_props (section 16)';
+		WHEN 3 THEN
+			ALTER TABLE partition_policies ADD COLUMN retention interval, ADD COLUMN epoch_unit text;
+			COMMENT ON COLUMN partition_policies.retention IS
+				'how long a partition is kept after its end; NULL: for ever';
+			COMMENT ON COLUMN partition_policies.epoch_unit IS
+				'what a control column of type bigint counts since 1970; NULL for other types';
 	END CASE;
 END
 $$;
@@ -522,7 +568,7 @@ CREATE FUNCTION migrate_tables()
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 DECLARE
-	newest CONSTANT integer := 2;
+	newest CONSTANT integer := 3;
 	found_version integer;
 	problem record;
 	difference text;

@@ -120,7 +120,7 @@ ROLLBACK;
 BEGIN;
 ALTER TABLE prod_analytics.events RENAME TO "événements_avec_un_nom_bien_trop_long_pour_une_partition";
 UPDATE prod_analytics.partition_policies SET parent = 'prod_analytics."événements_avec_un_nom_bien_trop_long_pour_une_partition"';
-SELECT prod_analytics.ensure_partitions(NULL, '2020-01-15');
+SELECT prod_analytics.ensure_partitions('prod_analytics."événements_avec_un_nom_bien_trop_long_pour_une_partition"', '2020-01-15');
 ROLLBACK;
 -- A hostile name is only a name.
 BEGIN;

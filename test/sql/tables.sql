@@ -32,7 +32,9 @@ WHERE p.pronamespace = 'prod_analytics'::regnamespace AND d.classid <> 'pg_proc'
 
 -- A second call has nothing to do; what is missing comes back, with its default rows.
 SELECT prod_analytics.create_tables();
-DROP TABLE prod_analytics.partition_policies, prod_analytics.org_hierarchy;
+SET client_min_messages = warning;
+DROP TABLE prod_analytics.partition_policies, prod_analytics.org_hierarchy CASCADE;
+RESET client_min_messages;
 SELECT prod_analytics.create_tables();
 SELECT parent, control, width FROM prod_analytics.partition_policies;
 
@@ -43,14 +45,27 @@ SELECT prod_analytics.create_tables();
 SELECT to_regclass('prod_analytics.idx_events_props_gin') IS NULL AS still_dropped;
 SELECT attname FROM pg_attribute WHERE attrelid = 'prod_analytics.events'::regclass AND attname = 'campaign';
 
--- Migration: tables of version 1 had no device_type.
+-- Migration: tables of version 1 had no device_type, and those of version 2 no retention.
 BEGIN;
+CREATE TEMPORARY TABLE fresh AS SELECT * FROM prod_analytics.relation_columns('prod_analytics');
+DROP VIEW prod_analytics.partition_status;
+ALTER TABLE prod_analytics.partition_policies DROP COLUMN retention, DROP COLUMN epoch_unit;
+UPDATE prod_analytics.schema_version SET version = 2;
+SAVEPOINT version_2;
+SELECT prod_analytics.create_tables();
+SELECT version FROM prod_analytics.schema_version;
+(TABLE fresh EXCEPT SELECT * FROM prod_analytics.relation_columns('prod_analytics'))
+UNION ALL (SELECT * FROM prod_analytics.relation_columns('prod_analytics') EXCEPT TABLE fresh);
+ROLLBACK TO version_2;
 ALTER TABLE prod_analytics.events DROP COLUMN device_type;
 UPDATE prod_analytics.schema_version SET version = 1;
 SELECT prod_analytics.create_tables();
 SELECT version FROM prod_analytics.schema_version;
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), col_description(a.attrelid, a.attnum)
-FROM pg_attribute a WHERE a.attrelid = 'prod_analytics.events'::regclass AND a.attname = 'device_type';
+(TABLE fresh EXCEPT SELECT * FROM prod_analytics.relation_columns('prod_analytics'))
+UNION ALL (SELECT * FROM prod_analytics.relation_columns('prod_analytics') EXCEPT TABLE fresh);
+SELECT a.attname, col_description(a.attrelid, a.attnum)
+FROM pg_attribute a WHERE a.attname IN ('device_type', 'retention', 'epoch_unit')
+	AND a.attrelid IN ('prod_analytics.events'::regclass, 'prod_analytics.partition_policies'::regclass) ORDER BY 1;
 ROLLBACK;
 
 -- error: tables of a newer version
@@ -74,7 +89,8 @@ ROLLBACK;
 
 -- error: a table is gone, and a function needs it
 BEGIN;
-DROP TABLE prod_analytics.partition_policies;
+SET LOCAL client_min_messages = warning;
+DROP TABLE prod_analytics.partition_policies CASCADE;
 SELECT prod_analytics.ensure_partitions();
 ROLLBACK;
 

@@ -1,0 +1,188 @@
+/*
+ * partition_expire.c
+ *		Dropping partitions that are older than their table's retention.
+ */
+#include "prod_analytics.h"
+
+#include "catalog/pg_class.h"
+#include "fmgr.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "partition.h"
+#include "query.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(pa_drop_expired_partitions);
+PG_FUNCTION_INFO_V1(pa_drop_next_partition);
+
+PaBeforeExpiry pa_before_expiry = NULL;
+
+/*
+ * pa_expired lists the partitions that end before the retention begins, oldest first.
+ *
+ * The last partition is never among them: a table whose clock or retention is wrong keeps something
+ * to insert into.
+ */
+List *
+pa_expired(PaPolicy *policy, TimestampTz at)
+{
+	PaKey		expiry = pa_expiry(policy, at);
+	List	   *partitions = pa_partitions(policy);
+	List	   *expired = NIL;
+	ListCell   *cell;
+
+	foreach(cell, partitions)
+	{
+		PaPartition *partition = lfirst(cell);
+
+		if (partition->range.upper <= expiry && partition != llast(partitions))
+			expired = lappend(expired, partition);
+	}
+
+	return expired;
+}
+
+/*
+ * expire detaches a partition, and drops it unless the table is to be kept.
+ */
+static void
+expire(PaPolicy *policy, PaPartition *partition, bool keep_table)
+{
+	char	   *name = pa_relation_sql(partition->relation);
+
+	if (get_rel_relkind(partition->relation) == RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("expired partition %s is a foreign table", name),
+				 errhint("Detach it, and drop it where its rows are.")));
+
+	pa_lock_to_detach(policy, partition->relation);
+	if (pa_before_expiry)
+		pa_before_expiry(policy, partition);
+	pa_query(psprintf("ALTER TABLE %s DETACH PARTITION %s", pa_relation_sql(policy->parent), name),
+			 NULL, SPI_OK_UTILITY);
+	if (!keep_table)
+		pa_query(psprintf("DROP TABLE %s", name), NULL, SPI_OK_UTILITY);
+}
+
+/* What to do with the expired partitions of a table. */
+typedef struct Expiry
+{
+	PaPolicy   *policy;
+	TimestampTz at;
+	bool		keep_table;
+	int			most;			/* how many to drop at the most */
+	int			dropped;
+	char	   *last;			/* the name of the last one dropped */
+} Expiry;
+
+/*
+ * do_expiry is the work of an Expiry.
+ */
+static void
+do_expiry(void *argument)
+{
+	Expiry	   *expiry = argument;
+	PaGuard		guard;
+	char	   *waits;
+	ListCell   *cell;
+
+	pa_guard_enter(&guard, pa_owner(expiry->policy->parent));
+	SPI_connect();
+	pa_reset_waits();
+
+	foreach(cell, pa_expired(expiry->policy, expiry->at))
+	{
+		PaPartition *partition = lfirst(cell);
+
+		CHECK_FOR_INTERRUPTS();
+		if (expiry->dropped == expiry->most)
+			break;
+		expiry->last = SPI_palloc(NAMEDATALEN * 4 + 8);
+		strlcpy(expiry->last, pa_relation_sql(partition->relation), NAMEDATALEN * 4 + 8);
+		expire(expiry->policy, partition, expiry->keep_table);
+		expiry->dropped++;
+	}
+
+	waits = pa_describe_waits();
+	if (waits)
+		ereport(NOTICE, (errmsg_internal("%s", waits)));
+	SPI_finish();
+	pa_guard_leave(&guard);
+}
+
+/*
+ * expire_all does all tables; one that fails does not stop the others.
+ */
+static int
+expire_all(TimestampTz at, bool keep_table)
+{
+	ListCell   *cell;
+	int			dropped = 0;
+
+	foreach(cell, pa_policies(InvalidOid))
+	{
+		Expiry		expiry = {lfirst(cell), at, keep_table, PA_MAX_PARTITIONS_PER_CALL, 0, NULL};
+		ErrorData  *error;
+
+		if (pa_try(do_expiry, &expiry, &error))
+			dropped += expiry.dropped;
+		else
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not drop the expired partitions of \"%s\": %s",
+							get_rel_name(expiry.policy->parent), error->message),
+					 error->detail ? errdetail_internal("%s", error->detail) : 0,
+					 error->hint ? errhint("%s", error->hint) : 0));
+	}
+
+	return dropped;
+}
+
+/*
+ * drop_expired_partitions(parent regclass, at timestamptz, keep_table boolean) drops, or only
+ * detaches, the partitions that are older than the retention of a table (NULL: of every table).
+ */
+Datum
+pa_drop_expired_partitions(PG_FUNCTION_ARGS)
+{
+	Expiry		expiry = {NULL, 0, false, PA_MAX_PARTITIONS_PER_CALL, 0, NULL};
+
+	pa_forbid_read_only("drop_expired_partitions()");
+
+	if (PG_ARGISNULL(1) || TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(1)) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"at\" must be a finite timestamp, and \"keep_table\" must not be null")));
+	expiry.at = PG_GETARG_TIMESTAMPTZ(1);
+	expiry.keep_table = PG_GETARG_BOOL(2);
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT32(expire_all(expiry.at, expiry.keep_table));
+
+	expiry.policy = pa_policy_or_error(PG_GETARG_OID(0));
+	do_expiry(&expiry);
+
+	PG_RETURN_INT32(expiry.dropped);
+}
+
+/*
+ * drop_next_partition(parent regclass, at timestamptz) drops the oldest expired partition, and returns
+ * its name; NULL when none is expired.
+ */
+Datum
+pa_drop_next_partition(PG_FUNCTION_ARGS)
+{
+	Expiry		expiry = {NULL, 0, false, 1, 0, NULL};
+
+	expiry.policy = pa_policy_or_error(PG_GETARG_OID(0));
+	expiry.at = PG_GETARG_TIMESTAMPTZ(1);
+	do_expiry(&expiry);
+
+	if (expiry.dropped == 0)
+		PG_RETURN_NULL();
+
+	PG_RETURN_TEXT_P(cstring_to_text(expiry.last));
+}

@@ -1,0 +1,510 @@
+/*
+ * partition_policy.c
+ *		Which tables are managed, and how.
+ *
+ * The registry names tables by text that is resolved whenever it is used: a column of type regclass
+ * would keep a dump from being restored once a table is gone.
+ */
+#include "prod_analytics.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "partition.h"
+#include "partitioning/partdesc.h"
+#include "query.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+/* How many partitions ahead or behind a policy can ask for. */
+#define MAX_DISTANCE 10000
+
+PG_FUNCTION_INFO_V1(pa_manage_partitions);
+PG_FUNCTION_INFO_V1(pa_unmanage_partitions);
+PG_FUNCTION_INFO_V1(pa_managed_tables);
+
+/*
+ * pa_relation_sql is the quoted, schema-qualified name of a relation: what policies call a table,
+ * and what goes into SQL.
+ */
+char *
+pa_relation_sql(Oid relation)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  get_rel_name(relation));
+}
+
+/*
+ * pa_named_relation finds a relation by such a name; InvalidOid when it is gone.
+ */
+Oid
+pa_named_relation(const char *name)
+{
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+
+	return RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+}
+
+/*
+ * unit_of is how many microseconds an epoch unit has; 0 when there is no such unit.
+ */
+static int64
+unit_of(const char *name)
+{
+	if (strcmp(name, "seconds") == 0)
+		return USECS_PER_SEC;
+	if (strcmp(name, "milliseconds") == 0)
+		return 1000;
+	if (strcmp(name, "microseconds") == 0)
+		return 1;
+
+	return 0;
+}
+
+/*
+ * check_partitioned refuses what is not a table that is partitioned by a range of one column.
+ */
+static void
+check_partitioned(Relation parent)
+{
+	PartitionKey key;
+
+	if (parent->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a partitioned table", RelationGetRelationName(parent)),
+				 errhint("Make it with CREATE TABLE ... PARTITION BY RANGE.")));
+
+	if (parent->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a temporary table", RelationGetRelationName(parent)),
+				 errhint("Only permanent tables can be managed.")));
+
+	key = RelationGetPartitionKey(parent);
+	if (key->strategy != PARTITION_STRATEGY_RANGE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not partitioned by range", RelationGetRelationName(parent)),
+				 errhint("Only tables that are PARTITION BY RANGE have partitions that follow in time.")));
+
+	if (key->partnatts != 1 || key->partattrs[0] == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not partitioned by a single column", RelationGetRelationName(parent)),
+				 errdetail("Its partition key has several columns, or an expression."),
+				 errhint("Partition the table by its time column alone.")));
+}
+
+/*
+ * read_key reads the partition key column of a table and its type into the policy.
+ */
+static void
+read_key(PaPolicy *policy)
+{
+	Relation	parent = table_open(policy->parent, AccessShareLock);
+	PartitionKey key;
+
+	check_partitioned(parent);
+	key = RelationGetPartitionKey(parent);
+	policy->control = get_attname(policy->parent, key->partattrs[0], false);
+	policy->type = getBaseType(key->parttypid[0]);
+	table_close(parent, AccessShareLock);
+}
+
+/*
+ * policy_of_row reads a policy from a row of the last query; NULL when its table is gone.
+ */
+static PaPolicy *
+policy_of_row(int row)
+{
+	PaPolicy   *policy = palloc0(sizeof(PaPolicy));
+	char	   *name;
+	bool		isnull;
+	Datum		value;
+
+	name = TextDatumGetCString(pa_result(row, 1, &isnull));
+	policy->parent = pa_named_relation(name);
+	if (!OidIsValid(policy->parent))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table %s has a partition policy, but does not exist", name),
+				 errhint("If it was renamed, correct parent in %s.partition_policies; if it was dropped, delete the row.",
+						 PA_SCHEMA)));
+		return NULL;
+	}
+
+	read_key(policy);
+	policy->width = *DatumGetIntervalP(pa_result(row, 2, &isnull));
+	policy->ahead = DatumGetInt32(pa_result(row, 3, &isnull));
+	policy->behind = DatumGetInt32(pa_result(row, 4, &isnull));
+	policy->timezone = TextDatumGetCString(pa_result(row, 5, &isnull));
+	policy->default_partition = DatumGetBool(pa_result(row, 6, &isnull));
+	value = pa_result(row, 7, &isnull);
+	if (!isnull)
+		policy->retention = DatumGetIntervalP(datumCopy(value, false, sizeof(Interval)));
+	value = pa_result(row, 8, &isnull);
+	policy->unit = isnull ? 1 : unit_of(TextDatumGetCString(value));
+
+	return policy;
+}
+
+/*
+ * pa_policies lists the policies of a table, or of all when parent is InvalidOid, in the caller's
+ * memory context.
+ *
+ * The registry is read with its owner's rights: what a caller may do with a policy is decided by
+ * who may execute the function, not by who may read the table.
+ */
+List *
+pa_policies(Oid parent)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	MemoryContext spi_context;
+	PaParameters parameters = {0};
+	PaGuard		guard;
+	List	   *policies = NIL;
+	uint64		found;
+
+	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
+	SPI_connect();
+
+	pa_add_parameter(&parameters, TEXTOID,
+					 CStringGetTextDatum(OidIsValid(parent) ? pa_relation_sql(parent) : ""));
+	found = pa_query("SELECT parent, width, ahead, behind, timezone, default_partition, retention, epoch_unit"
+					 " FROM prod_analytics.partition_policies"
+					 " WHERE parent = $1 OR $1 = '' ORDER BY parent",
+					 &parameters, SPI_OK_SELECT);
+
+	spi_context = MemoryContextSwitchTo(caller_context);
+	for (uint64 i = 0; i < found; i++)
+	{
+		PaPolicy   *policy = policy_of_row(i);
+
+		if (policy)
+			policies = lappend(policies, policy);
+	}
+	MemoryContextSwitchTo(spi_context);
+
+	SPI_finish();
+	pa_guard_leave(&guard);
+
+	return policies;
+}
+
+/*
+ * pa_policy is the policy of a table; NULL when it has none.
+ */
+PaPolicy *
+pa_policy(Oid parent)
+{
+	List	   *policies = pa_policies(parent);
+
+	return policies == NIL ? NULL : (PaPolicy *) linitial(policies);
+}
+
+/*
+ * pa_policy_or_error is the policy of a table that must have one.
+ */
+PaPolicy *
+pa_policy_or_error(Oid parent)
+{
+	PaPolicy   *policy;
+
+	if (get_rel_name(parent) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", parent)));
+
+	policy = pa_policy(parent);
+	if (policy == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no partition policy", get_rel_name(parent)),
+				 errhint("Give it one with %s.manage_partitions().", PA_SCHEMA)));
+
+	return policy;
+}
+
+/*
+ * refuse raises the error of an argument that makes no sense.
+ */
+static void
+refuse(const char *message, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s", message),
+			 errhint("%s", hint)));
+}
+
+/*
+ * check_width refuses a width that does not cut time into whole hours, days or months.
+ */
+static void
+check_width(PaPolicy *policy)
+{
+	static const char *const hint = "Give a whole number of hours, days, weeks, months or years, for example '1 month' or '6 hours'.";
+	Interval   *width = &policy->width;
+
+	/* A whole number of times 24 hours is meant as days, which DST can make longer or shorter. */
+	if (width->month == 0 && width->day == 0 && width->time % USECS_PER_DAY == 0 &&
+		width->time / USECS_PER_DAY <= INT_MAX)
+	{
+		width->day = width->time / USECS_PER_DAY;
+		width->time = 0;
+	}
+
+	if ((width->month != 0) + (width->day != 0) + (width->time != 0) > 1)
+		refuse("width must not mix months, days and hours", hint);
+	if (width->month <= 0 && width->day <= 0 && width->time <= 0)
+		refuse("width must be positive", hint);
+	if (width->time % USECS_PER_HOUR != 0)
+		refuse("width must be a whole number of hours", hint);
+	if (width->month > 12000 || width->day > 366000 || width->time / USECS_PER_DAY > 366000)
+		refuse("width must be at most 1000 years", hint);
+	if (width->time != 0 && policy->type == DATEOID)
+		refuse("width must be at least a day when the table is partitioned by a date",
+			   "Give a whole number of days, weeks, months or years.");
+}
+
+/*
+ * check_control refuses a column that the table is not partitioned by, or that is not a time.
+ */
+static void
+check_control(PaPolicy *policy, const char *control)
+{
+	if (strcmp(policy->control, control) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" is not partitioned by \"%s\"", get_rel_name(policy->parent), control),
+				 errhint("It is partitioned by \"%s\".", policy->control)));
+
+	if (policy->type != TIMESTAMPTZOID && policy->type != TIMESTAMPOID &&
+		policy->type != DATEOID && policy->type != INT8OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" has type %s", control, format_type_be(policy->type)),
+				 errhint("Partitions are managed for columns of type timestamptz, timestamp, date and bigint.")));
+}
+
+/*
+ * check_unit refuses a bigint without a unit, and a unit without a bigint.
+ */
+static void
+check_unit(PaPolicy *policy, const char *epoch_unit)
+{
+	policy->unit = epoch_unit ? unit_of(epoch_unit) : 1;
+
+	if (epoch_unit == NULL && policy->type == INT8OID)
+		refuse("epoch_unit is missing", "Say what a bigint counts since 1970: 'seconds', 'milliseconds' or 'microseconds'.");
+	if (epoch_unit != NULL && policy->type != INT8OID)
+		refuse("epoch_unit is for columns of type bigint only", "Leave it out.");
+	if (policy->unit == 0)
+		refuse("epoch_unit is unknown", "It can be 'seconds', 'milliseconds' or 'microseconds'.");
+}
+
+/*
+ * check_retention refuses a retention that is not a positive time span.
+ */
+static void
+check_retention(Interval *retention)
+{
+	if (retention == NULL)
+		return;
+	if (retention->month < 0 || retention->day < 0 || retention->time < 0 ||
+		(retention->month == 0 && retention->day == 0 && retention->time == 0))
+		refuse("retention must be positive", "Leave it out, or give NULL, to keep partitions for ever.");
+	if (retention->month > 12000 || retention->day > 366000 || retention->time / USECS_PER_DAY > 366000)
+		refuse("retention must be at most 1000 years", "Leave it out, or give NULL, to keep partitions for ever.");
+}
+
+/*
+ * check_partitions refuses a table some of whose partitions we could not work with.
+ */
+static void
+check_partitions(Oid parent)
+{
+	Relation	relation = table_open(parent, AccessShareLock);
+	PartitionDesc descriptor = RelationGetPartitionDesc(relation, true);
+
+	for (int i = 0; i < descriptor->nparts; i++)
+		if (get_rel_relkind(descriptor->oids[i]) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("partition \"%s\" is a foreign table", get_rel_name(descriptor->oids[i])),
+					 errhint("Detach it before the table is managed.")));
+
+	table_close(relation, AccessShareLock);
+}
+
+/*
+ * check_names refuses a table whose partitions would have names that are too long.
+ *
+ * A name that is truncated would be no name: two truncated names can be equal.
+ */
+static void
+check_names(PaPolicy *policy)
+{
+	char	   *name = get_rel_name(policy->parent);
+	int			longest = Max(pa_longest_suffix(policy), (int) strlen("_default"));
+
+	if (strlen(name) + longest >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("name \"%s\" is too long for a table with managed partitions", name),
+				 errdetail("The names of its partitions have %d bytes more, and a name can have at most %d.",
+						   longest, NAMEDATALEN - 1),
+				 errhint("Give the table a shorter name.")));
+}
+
+/*
+ * check_owner refuses somebody else's table.
+ */
+static void
+check_owner(Oid parent)
+{
+	if (!has_privs_of_role(GetUserId(), pa_owner(parent)))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(parent));
+}
+
+/*
+ * save_policy writes a policy into the registry, in the place of the one that is there.
+ */
+static void
+save_policy(PaPolicy *policy, const char *epoch_unit)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, TEXTOID, BOOLOID, TEXTOID};
+	Datum		values[9];
+	char		nulls[9 + 1] = "         ";
+	PaGuard		guard;
+
+	values[0] = CStringGetTextDatum(pa_relation_sql(policy->parent));
+	values[1] = CStringGetTextDatum(policy->control);
+	values[2] = IntervalPGetDatum(&policy->width);
+	values[3] = Int32GetDatum(policy->ahead);
+	values[4] = Int32GetDatum(policy->behind);
+	values[5] = IntervalPGetDatum(policy->retention);
+	nulls[5] = policy->retention ? ' ' : 'n';
+	values[6] = CStringGetTextDatum(policy->timezone);
+	values[7] = BoolGetDatum(policy->default_partition);
+	values[8] = epoch_unit ? CStringGetTextDatum(epoch_unit) : (Datum) 0;
+	nulls[8] = epoch_unit ? ' ' : 'n';
+
+	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
+	SPI_connect();
+	if (SPI_execute_with_args("INSERT INTO prod_analytics.partition_policies"
+							  " (parent, control, width, ahead, behind, retention, timezone, default_partition, epoch_unit)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+							  " ON CONFLICT (parent) DO UPDATE SET control = EXCLUDED.control,"
+							  " width = EXCLUDED.width, ahead = EXCLUDED.ahead, behind = EXCLUDED.behind,"
+							  " retention = EXCLUDED.retention, timezone = EXCLUDED.timezone,"
+							  " default_partition = EXCLUDED.default_partition, epoch_unit = EXCLUDED.epoch_unit",
+							  9, types, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not save the partition policy");
+	SPI_finish();
+	pa_guard_leave(&guard);
+}
+
+/*
+ * manage_partitions(parent, control, width, ahead, behind, retention, timezone, default_partition,
+ * epoch_unit) gives a table a policy, or another one.  It makes no partition.
+ */
+Datum
+pa_manage_partitions(PG_FUNCTION_ARGS)
+{
+	PaPolicy	policy = {0};
+	char	   *epoch_unit = PG_ARGISNULL(8) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(8));
+
+	pa_forbid_read_only("manage_partitions()");
+
+	for (int i = 0; i < 8; i++)
+		if (PG_ARGISNULL(i) && i != 5)
+			refuse("only retention and epoch_unit can be NULL", "Leave an argument out to get its default.");
+
+	policy.parent = PG_GETARG_OID(0);
+	(void) pa_owner(policy.parent);
+	read_key(&policy);
+	policy.width = *PG_GETARG_INTERVAL_P(2);
+	policy.ahead = PG_GETARG_INT32(3);
+	policy.behind = PG_GETARG_INT32(4);
+	policy.retention = PG_ARGISNULL(5) ? NULL : PG_GETARG_INTERVAL_P(5);
+	policy.timezone = text_to_cstring(PG_GETARG_TEXT_PP(6));
+	policy.default_partition = PG_GETARG_BOOL(7);
+
+	check_owner(policy.parent);
+	check_control(&policy, NameStr(*PG_GETARG_NAME(1)));
+	check_unit(&policy, epoch_unit);
+	check_width(&policy);
+	check_retention(policy.retention);
+	if (policy.ahead < 0 || policy.behind < 0 || policy.ahead > MAX_DISTANCE || policy.behind > MAX_DISTANCE)
+		refuse(psprintf("ahead and behind must be from 0 to %d", MAX_DISTANCE),
+			   "They count partitions after and before the current one.");
+	(void) DirectFunctionCall2(timestamptz_zone, PG_GETARG_DATUM(6), TimestampTzGetDatum(0));
+	check_names(&policy);
+	check_partitions(policy.parent);
+
+	save_policy(&policy, epoch_unit);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * unmanage_partitions(parent regclass) takes a table's policy away.  Its partitions stay.
+ */
+Datum
+pa_unmanage_partitions(PG_FUNCTION_ARGS)
+{
+	Oid			parent = PG_GETARG_OID(0);
+	PaParameters parameters = {0};
+	PaGuard		guard;
+
+	pa_forbid_read_only("unmanage_partitions()");
+	check_owner(pa_policy_or_error(parent)->parent);
+
+	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
+	SPI_connect();
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(pa_relation_sql(parent)));
+	pa_query("DELETE FROM prod_analytics.partition_policies WHERE parent = $1", &parameters, SPI_OK_DELETE);
+	SPI_finish();
+	pa_guard_leave(&guard);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * managed_tables(parent regclass) lists the names of the managed tables as text[]; of parent alone, if
+ * it is not NULL.
+ */
+Datum
+pa_managed_tables(PG_FUNCTION_ARGS)
+{
+	List	   *policies = PG_ARGISNULL(0) ? pa_policies(InvalidOid) :
+		list_make1(pa_policy_or_error(PG_GETARG_OID(0)));
+	Datum	   *names = palloc(sizeof(Datum) * (list_length(policies) + 1));
+	ListCell   *cell;
+
+	foreach(cell, policies)
+	{
+		PaPolicy   *policy = lfirst(cell);
+
+		names[foreach_current_index(cell)] = CStringGetTextDatum(pa_relation_sql(policy->parent));
+	}
+
+	PG_RETURN_ARRAYTYPE_P(construct_array(names, list_length(policies), TEXTOID, -1, false, TYPALIGN_INT));
+}

@@ -1,0 +1,184 @@
+-- Policies: widths, time zones, key types, and what is refused.
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS prod_analytics CASCADE;
+CREATE EXTENSION prod_analytics CASCADE;
+DROP SCHEMA IF EXISTS p CASCADE;
+CREATE SCHEMA p;
+RESET client_min_messages;
+SET DateStyle = 'ISO';
+SET TimeZone = 'UTC';
+
+-- Manages a table of one column, makes its partitions around a moment and shows their bounds, in the
+-- time zone given, with their lengths.
+CREATE FUNCTION p.bounds(key_type text, width interval, at timestamptz, zone text DEFAULT 'UTC',
+	ahead int DEFAULT 1, behind int DEFAULT 1, epoch_unit text DEFAULT NULL)
+RETURNS TABLE (partition text, bounds text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TABLE p.t (k %s) PARTITION BY RANGE (k)', key_type);
+	PERFORM prod_analytics.manage_partitions('p.t', 'k', width, ahead, behind, NULL, zone, false, epoch_unit);
+	PERFORM prod_analytics.ensure_partitions('p.t', at);
+	PERFORM set_config('TimeZone', zone, true);
+	RETURN QUERY EXECUTE $q$
+		SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'p.t'::regclass ORDER BY c.oid $q$;
+	PERFORM set_config('TimeZone', 'UTC', true);
+	PERFORM prod_analytics.unmanage_partitions('p.t');
+	EXECUTE 'DROP TABLE p.t';
+END $$;
+
+-- Every width, across a year's end and a leap day.
+SELECT * FROM p.bounds('timestamptz', '1 day', '2028-02-29 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '1 week', '2025-12-31 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '1 month', '2028-02-29 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '3 months', '2025-12-31 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '1 year', '2025-12-31 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '10 days', '2025-12-31 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '14 days', '2025-12-31 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '1 hour', '2025-12-31 23:30+00');
+SELECT * FROM p.bounds('timestamptz', '6 hours', '2025-12-31 23:30+00');
+SELECT * FROM p.bounds('timestamptz', '5 hours', '2025-12-31 23:30+00');
+SELECT * FROM p.bounds('timestamptz', '24 hours', '2025-12-31 23:30+00');
+SELECT * FROM p.bounds('timestamptz', '36 hours', '2025-12-31 23:30+00');
+-- Before Christ, and before 1970.
+SELECT * FROM p.bounds('timestamptz', '1 month', '0001-01-15 12:00+00');
+SELECT * FROM p.bounds('timestamptz', '1 week', '1969-12-31 12:00+00');
+
+-- Days of 23 and 25 hours in Berlin, in one go without gap or overlap.
+SELECT * FROM p.bounds('timestamptz', '1 day', '2026-03-29 12:00+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('timestamptz', '1 day', '2026-10-25 12:00+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('timestamptz', '1 week', '2026-03-29 12:00+00', 'Europe/Berlin', 0, 0);
+-- The hour that is skipped has no partition, the one that occurs twice has two.
+SELECT * FROM p.bounds('timestamptz', '1 hour', '2026-03-29 01:30+00', 'Europe/Berlin', 1, 2);
+SELECT * FROM p.bounds('timestamptz', '1 hour', '2026-10-25 00:30+00', 'Europe/Berlin', 2, 1);
+SELECT * FROM p.bounds('timestamptz', '6 hours', '2026-10-25 12:00+00', 'Europe/Berlin', 3, 2);
+SELECT count(*), count(DISTINCT partition) FROM p.bounds('timestamptz', '1 hour', '2026-10-25 00:30+00', 'Europe/Berlin', 30, 10);
+-- In Sao Paulo midnight itself was skipped, and occurred twice.
+SELECT * FROM p.bounds('timestamptz', '1 day', '2018-11-04 12:00+00', 'America/Sao_Paulo');
+SELECT * FROM p.bounds('timestamptz', '1 day', '2018-02-17 12:00+00', 'America/Sao_Paulo');
+-- Kathmandu is 5:45 ahead, and was 5:30 ahead until 1986 began.
+SELECT * FROM p.bounds('timestamptz', '1 day', '2026-01-01 00:00+00', 'Asia/Kathmandu');
+SELECT * FROM p.bounds('timestamptz', '1 day', '1985-12-31 20:00+00', 'Asia/Kathmandu');
+SELECT * FROM p.bounds('timestamptz', '6 hours', '2026-01-01 00:00+00', 'Asia/Kathmandu');
+-- Samoa had no 30th of December 2011.
+SELECT * FROM p.bounds('timestamptz', '1 day', '2011-12-30 12:00+00', 'Pacific/Apia');
+
+-- The other key types.  A wall clock has no DST.
+SELECT * FROM p.bounds('timestamp', '1 day', '2026-03-28 23:30+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('timestamp', '6 hours', '2026-03-28 23:30+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('date', '1 week', '2025-12-31 23:30+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('date', '1 month', '2025-12-31 23:30+00', 'Europe/Berlin');
+SELECT * FROM p.bounds('bigint', '1 day', '2026-03-29 12:00+00', 'Europe/Berlin', 1, 0, 'seconds');
+SELECT * FROM p.bounds('bigint', '1 day', '2026-03-29 12:00+00', 'UTC', 0, 0, 'milliseconds');
+SELECT * FROM p.bounds('bigint', '1 hour', '1969-12-31 23:30+00', 'UTC', 1, 1, 'microseconds');
+
+-- Around the changes of clocks in each zone: each ends where the next begins, and none is empty.
+CREATE FUNCTION p.seams(key_type text, width interval, at timestamptz, zone text, ahead int, epoch_unit text DEFAULT NULL)
+RETURNS TABLE (partitions bigint, seams bigint) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TABLE p.t (k %s) PARTITION BY RANGE (k)', key_type);
+	PERFORM prod_analytics.manage_partitions('p.t', 'k', width, ahead, 0, NULL, zone, false, epoch_unit);
+	RETURN QUERY
+		SELECT count(*), count(*) FILTER (WHERE l.lower_bound = l.before AND l.lower_bound <> l.upper_bound)
+		FROM (SELECT s.lower_bound, s.upper_bound, lag(s.upper_bound) OVER () AS before FROM prod_analytics.plan_partitions('p.t', at) s) l;
+	PERFORM prod_analytics.unmanage_partitions('p.t');
+	EXECUTE 'DROP TABLE p.t';
+END $$;
+SELECT zone, begins, width, s.* FROM (VALUES
+		('Europe/Berlin', '2011-03-20'), ('Europe/Berlin', '2011-10-20'),
+		('America/Sao_Paulo', '2011-02-15'), ('America/Sao_Paulo', '2011-10-10'),
+		('Australia/Lord_Howe', '2011-03-28'), ('Australia/Lord_Howe', '2011-09-25'),
+		('Pacific/Apia', '2011-12-25'), ('Asia/Kathmandu', '1985-12-25'), ('UTC', '2011-12-25')) z (zone, begins),
+	(VALUES ('1 hour'::interval, 300), ('8 hours', 60), ('1 day', 20), ('1 week', 3)) w (width, ahead),
+	LATERAL p.seams('timestamptz', width, begins::timestamptz, zone, ahead) s
+ORDER BY 1, 2, 3;
+SELECT * FROM p.seams('bigint', '1 day', '2011-01-01', 'America/Sao_Paulo', 800, 'seconds');
+
+-- A policy is replaced, and listed; the defaults.
+CREATE TABLE p."Odd ""name"".x" (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p."Odd ""name"".x"', 'k');
+SELECT prod_analytics.manage_partitions('p."Odd ""name"".x"', 'k', '1 day', retention => '90 days');
+SELECT * FROM prod_analytics.partition_policies WHERE parent <> 'prod_analytics.events';
+SELECT prod_analytics.ensure_partitions('p."Odd ""name"".x"', '2026-01-01');
+SELECT 'p."Odd ""name"".x_p20260101"'::regclass;
+SELECT prod_analytics.unmanage_partitions('p."Odd ""name"".x"');
+SELECT count(*) FROM pg_inherits WHERE inhparent = 'p."Odd ""name"".x"'::regclass;
+
+-- error: tables that cannot be managed
+CREATE TABLE p.plain (k timestamptz);
+SELECT prod_analytics.manage_partitions('p.plain', 'k');
+CREATE TABLE p.list (k timestamptz) PARTITION BY LIST (k);
+SELECT prod_analytics.manage_partitions('p.list', 'k');
+CREATE TABLE p.two (k timestamptz, l int) PARTITION BY RANGE (k, l);
+SELECT prod_analytics.manage_partitions('p.two', 'k');
+CREATE TABLE p.expression (k timestamp) PARTITION BY RANGE (date_trunc('day', k));
+SELECT prod_analytics.manage_partitions('p.expression', 'k');
+CREATE TABLE p.texts (k text) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.texts', 'k');
+CREATE TABLE p.ints (k integer) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.ints', 'k', epoch_unit => 'seconds');
+CREATE TEMPORARY TABLE temporary (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('temporary', 'k');
+CREATE VIEW p.view AS SELECT now() AS k;
+SELECT prod_analytics.manage_partitions('p.view', 'k');
+CREATE TABLE p.good (k timestamptz, other timestamptz) PARTITION BY RANGE (k);
+CREATE FOREIGN DATA WRAPPER regress_nothing;
+CREATE SERVER regress_nowhere FOREIGN DATA WRAPPER regress_nothing;
+CREATE TABLE p.far (k timestamptz) PARTITION BY RANGE (k);
+CREATE FOREIGN TABLE p.far_away PARTITION OF p.far FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') SERVER regress_nowhere;
+SELECT prod_analytics.manage_partitions('p.far', 'k');
+CREATE TABLE p.a_name_so_long_that_no_partition_of_it_could_have_one_yet (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.a_name_so_long_that_no_partition_of_it_could_have_one_yet', 'k');
+-- error: arguments that make no sense
+SELECT prod_analytics.manage_partitions('p.good', 'other');
+SELECT prod_analytics.manage_partitions('p.good', 'k; DROP TABLE x');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '0');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '-1 day');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '1 month 1 day');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '1 day 1 hour');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '90 minutes');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '1 microsecond');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '178000000 years');
+SELECT prod_analytics.manage_partitions('p.good', 'k', '2 days -48 hours');
+SELECT prod_analytics.manage_partitions('p.good', 'k', NULL);
+SELECT prod_analytics.manage_partitions(NULL, 'k');
+SELECT prod_analytics.manage_partitions('p.good', 'k', ahead => -1);
+SELECT prod_analytics.manage_partitions('p.good', 'k', behind => 10001);
+SELECT prod_analytics.manage_partitions('p.good', 'k', retention => '-1 day');
+SELECT prod_analytics.manage_partitions('p.good', 'k', retention => '0');
+SELECT prod_analytics.manage_partitions('p.good', 'k', timezone => 'Mars/Olympus_Mons');
+SELECT prod_analytics.manage_partitions('p.good', 'k', epoch_unit => 'seconds');
+CREATE TABLE p.epoch (k bigint) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.epoch', 'k');
+SELECT prod_analytics.manage_partitions('p.epoch', 'k', epoch_unit => 'fortnights');
+CREATE TABLE p.days (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.days', 'k', '6 hours');
+SELECT prod_analytics.unmanage_partitions('p.good');
+-- error: somebody else's table
+CREATE ROLE regress_stranger IN ROLE analytics_operator;
+GRANT USAGE ON SCHEMA p TO regress_stranger;
+SELECT prod_analytics.manage_partitions('p.days', 'k');
+SET ROLE regress_stranger;
+SELECT prod_analytics.manage_partitions('p.good', 'k');
+SELECT prod_analytics.unmanage_partitions('p.days');
+RESET ROLE;
+SELECT parent FROM prod_analytics.partition_policies ORDER BY 1;
+
+-- A role may manage its own table, and its partitions belong to it.
+CREATE SCHEMA regress_own AUTHORIZATION regress_stranger;
+SET ROLE regress_stranger;
+CREATE TABLE regress_own.t (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('regress_own.t', 'k', '1 month', 1, 0);
+SELECT prod_analytics.ensure_partitions('regress_own.t', '2026-01-15');
+RESET ROLE;
+SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'regress_own'::regnamespace ORDER BY 1;
+
+-- A table that is gone is told of, and does not stop the others.
+DROP TABLE regress_own.t;
+SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
+
+SET client_min_messages = warning;
+DROP SCHEMA p, regress_own CASCADE;
+DROP SERVER regress_nowhere;
+DROP FOREIGN DATA WRAPPER regress_nothing;
+DROP SCHEMA prod_analytics CASCADE;
+DROP ROLE regress_stranger;

@@ -1,0 +1,195 @@
+-- Upkeep: the plan, draining, retention, checks on partitions attached by hand, warnings, status.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS prod_analytics CASCADE;
+CREATE EXTENSION prod_analytics CASCADE;
+DROP SCHEMA IF EXISTS p CASCADE;
+CREATE SCHEMA p;
+RESET client_min_messages;
+SET DateStyle = 'ISO';
+SET TimeZone = 'UTC';
+
+CREATE VIEW p.partitions AS
+	SELECT i.inhparent::regclass AS parent, c.relname AS partition, pg_get_expr(c.relpartbound, c.oid) AS bounds
+	FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f');
+
+-- The plan says what would be done, in SQL, and changes nothing.
+CREATE TABLE p.t (k timestamptz, day date GENERATED ALWAYS AS ((k AT TIME ZONE 'UTC')::date) STORED, x int) PARTITION BY RANGE (k);
+CREATE TABLE p.t_default PARTITION OF p.t DEFAULT;
+SELECT prod_analytics.manage_partitions('p.t', 'k', '1 month', ahead => 1, behind => 0, retention => '3 months');
+INSERT INTO p.t (k, x) VALUES ('2026-03-10', 1), ('2026-03-31 23:59:59.999999', 2), ('2026-04-01', 3),
+	('2025-12-20', 4), ('2025-01-01', 5), ('2030-01-01', 6), (NULL, 7), ('-infinity', 8), ('infinity', 9);
+CREATE TABLE p.t_p20251001 PARTITION OF p.t FOR VALUES FROM ('2025-10-01') TO ('2025-11-01');
+CREATE TABLE p.t_p20251101 PARTITION OF p.t FOR VALUES FROM ('2025-11-01') TO ('2025-12-01');
+SELECT partition_name, lower_bound, upper_bound, action, rows_to_move FROM prod_analytics.plan_partitions('p.t', '2026-03-15');
+SELECT ddl FROM prod_analytics.plan_partitions('p.t', '2026-03-15') \gx
+SELECT count(*) FROM p.partitions WHERE parent = 'p.t'::regclass;
+SET TimeZone = 'Asia/Kathmandu';
+SET DateStyle = 'German';
+SELECT partition_name, lower_bound, upper_bound FROM prod_analytics.plan_partitions('p.t', '2026-03-15') LIMIT 1;
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO';
+
+-- What the plan's DDL does by hand is what ensure_partitions() does (there are no rows to move).
+BEGIN;
+DELETE FROM p.t;
+SELECT ddl FROM prod_analytics.plan_partitions('p.t', '2026-03-15') WHERE action = 'create' \gexec
+SELECT prod_analytics.ensure_partitions('p.t', '2026-03-15');
+ROLLBACK;
+
+-- ensure_partitions() drains what it makes partitions for, and nothing else.
+SELECT prod_analytics.ensure_partitions('p.t', '2026-03-15');
+SELECT tableoid::regclass, k, x FROM p.t ORDER BY x;
+
+-- Retention: the oldest first, never the last one, never one that ends after the cutoff.
+SELECT prod_analytics.drop_expired_partitions('p.t', '2026-02-28 23:59:59');
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.t'::regclass ORDER BY 2, 1;
+SELECT prod_analytics.drop_expired_partitions('p.t', '2026-03-01', keep_table => true);
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.t'::regclass ORDER BY 2, 1;
+SELECT to_regclass('p.t_p20251101') AS kept;
+SELECT prod_analytics.drop_expired_partitions('p.t', '2050-01-01');
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.t'::regclass ORDER BY 2, 1;
+-- No retention, nothing dropped.
+SELECT prod_analytics.manage_partitions('p.t', 'k', '1 month', ahead => 1, behind => 0);
+SELECT prod_analytics.drop_expired_partitions('p.t', '2100-01-01');
+SELECT prod_analytics.drop_expired_partitions(at => '2100-01-01');
+-- error: rows of another table refer to the partition; nothing is changed
+CREATE TABLE p.parent (id int, k timestamptz, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.parent', 'k', '1 month', ahead => 0, behind => 2, retention => '1 year');
+SELECT prod_analytics.ensure_partitions('p.parent', '2026-03-15');
+CREATE TABLE p.child (id int, k timestamptz, FOREIGN KEY (id, k) REFERENCES p.parent ON DELETE CASCADE);
+INSERT INTO p.parent VALUES (1, '2026-01-15'), (2, '2026-02-15');
+INSERT INTO p.child VALUES (1, '2026-01-15');
+\set VERBOSITY sqlstate
+SELECT prod_analytics.drop_expired_partitions('p.parent', '2027-03-15');
+\set VERBOSITY default
+SELECT count(*) FROM p.partitions WHERE parent = 'p.parent'::regclass;
+DELETE FROM p.child;
+SELECT prod_analytics.drop_expired_partitions('p.parent', '2027-03-15');
+-- Several tables: one that fails is a warning, the others go on.
+INSERT INTO p.parent VALUES (1, '2026-03-15');
+SELECT prod_analytics.manage_partitions('p.t', 'k', '1 month', ahead => 1, behind => 0, retention => '1 month');
+SELECT prod_analytics.ensure_partitions('p.parent', '2026-05-15');
+INSERT INTO p.child VALUES (1, '2026-03-15');
+SELECT prod_analytics.ensure_partitions('p.t', '2026-05-15');
+\set VERBOSITY sqlstate
+SELECT prod_analytics.drop_expired_partitions(at => '2027-06-15');
+\set VERBOSITY default
+-- error: arguments
+SELECT prod_analytics.drop_expired_partitions('p.t', 'infinity');
+SELECT prod_analytics.drop_expired_partitions('p.t', NULL);
+SELECT prod_analytics.drop_expired_partitions('p.partitions');
+SELECT * FROM prod_analytics.plan_partitions('p.t', NULL);
+SELECT prod_analytics.ensure_partitions_between('p.t', '2026-01-02', '2026-01-01');
+SELECT prod_analytics.ensure_partitions_between('p.t', '-infinity', '2026-01-01');
+SELECT prod_analytics.ensure_partitions_between(NULL, '2026-01-01', '2026-02-01');
+DROP TABLE p.t, p.child, p.parent;
+DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
+
+-- A stretch of time that the policy does not reach; the ends are whole slots.
+CREATE TABLE p.t (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.t', 'k', '1 month', default_partition => false);
+SELECT prod_analytics.ensure_partitions_between('p.t', '2019-11-15', '2020-02-01');
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.t'::regclass ORDER BY 1;
+SELECT prod_analytics.ensure_partitions_between('p.t', '2000-11-15', '2020-02-01');
+SELECT prod_analytics.ensure_partitions_between('p.t', '2000-11-15', '2020-02-01');
+DROP TABLE p.t;
+DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
+
+-- A partition attached by hand prunes too, once ensure_partitions() has seen it.
+SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
+CREATE TABLE prod_analytics.by_hand PARTITION OF prod_analytics.events FOR VALUES FROM ('2020-01-10 12:00') TO ('2020-02-03 12:00');
+CREATE TABLE prod_analytics.beginning PARTITION OF prod_analytics.events FOR VALUES FROM (MINVALUE) TO ('2000-01-01');
+EXPLAIN (COSTS OFF) SELECT FROM prod_analytics.events WHERE event_date = '2026-03-31';
+SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
+EXPLAIN (COSTS OFF) SELECT FROM prod_analytics.events WHERE event_date = '2026-03-31';
+SELECT conrelid::regclass, pg_get_constraintdef(oid), convalidated FROM pg_constraint
+WHERE conname = 'event_date_range' AND conrelid IN ('prod_analytics.by_hand'::regclass, 'prod_analytics.beginning'::regclass) ORDER BY 1::text;
+INSERT INTO prod_analytics.events (event_type, event_time) VALUES ('edge', '2020-01-10 12:00'), ('edge', '2020-02-03 11:59:59.999999'), ('edge', '1999-12-31 23:59:59.999999');
+
+-- The latest sibling's storage options, the parent's table space and the sibling's replica identity.
+CREATE TABLE p.s (id int, k timestamptz, note text) PARTITION BY RANGE (k);
+CREATE INDEX s_note ON p.s (note) WITH (fillfactor = 60);
+CREATE UNLOGGED TABLE p.s_p20260101 PARTITION OF p.s FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')
+	WITH (fillfactor = 70, autovacuum_enabled = false, toast.autovacuum_enabled = false);
+ALTER TABLE p.s_p20260101 REPLICA IDENTITY FULL;
+ALTER TABLE p.s ALTER note SET STORAGE EXTERNAL;
+SELECT prod_analytics.manage_partitions('p.s', 'k', '1 month', 1, 0, default_partition => false);
+SELECT prod_analytics.ensure_partitions('p.s', '2026-01-15');
+SELECT c.relname, c.relpersistence, c.reloptions, t.reloptions AS toast, c.relreplident,
+	(SELECT attstorage FROM pg_attribute WHERE attrelid = c.oid AND attname = 'note') AS storage,
+	(SELECT i.reloptions FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid) AS index_options
+FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relname LIKE 's\_p%' AND c.relkind = 'r' ORDER BY 1;
+DROP TABLE p.s;
+
+-- Two partitions that begin on one day have different names.
+CREATE TABLE p.d (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.d', 'k', '1 month', 0, 0, default_partition => false);
+CREATE TABLE p.d_p20260101 PARTITION OF p.d FOR VALUES FROM ('2026-01-01') TO ('2026-01-01 12:00');
+SELECT prod_analytics.ensure_partitions('p.d', '2026-01-15');
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.d'::regclass ORDER BY 1;
+DROP TABLE p.d;
+
+-- error: a default partition that rows cannot be moved out of
+CREATE TABLE p.e (k timestamptz, l int) PARTITION BY RANGE (k);
+CREATE TABLE p.e_default PARTITION OF p.e DEFAULT PARTITION BY LIST (l);
+SELECT prod_analytics.manage_partitions('p.e', 'k', '1 month', 0, 0);
+SELECT prod_analytics.ensure_partitions('p.e', '2026-01-15');
+DROP TABLE p.e;
+DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
+
+-- maintain_partitions() does it all, a step a commit, and says what it did.
+CREATE TABLE p.m (k date) PARTITION BY RANGE (k);
+CREATE TABLE p.m_default PARTITION OF p.m DEFAULT;
+SELECT prod_analytics.manage_partitions('p.m', 'k', '1 day', 2, 1);
+INSERT INTO p.m SELECT date '2026-01-01' + n / 10 FROM generate_series(0, 49) n;
+INSERT INTO p.m VALUES ('2999-01-01'), ('4713-01-01 BC'), ('-infinity'), ('infinity'), (NULL);
+SET client_min_messages = error;
+CALL prod_analytics.maintain_partitions('p.m');
+SELECT k FROM p.m_default ORDER BY k;
+SELECT partition, bounds FROM p.partitions WHERE parent = 'p.m'::regclass AND partition < 'm_p2026011' ORDER BY partition;
+DELETE FROM p.m_default;
+CALL prod_analytics.maintain_partitions('p.m');
+-- One table that fails does not stop the others, but fails the run.
+CREATE TABLE p.a (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.a', 'k', '1 year', 0, 0);
+CREATE TABLE p.a_default (x int);
+CALL prod_analytics.maintain_partitions();
+RESET client_min_messages;
+SELECT job_name, status, rows_processed, details - 'partitions_created' AS details,
+	(details->>'partitions_created')::int > 0 AS created FROM prod_analytics.etl_jobs ORDER BY job_id;
+SELECT count(*) FROM p.m;
+SELECT count(*) > 0 AS analyzed FROM pg_stats WHERE schemaname = 'p' AND tablename = 'm' AND inherited;
+-- error: it commits, so it cannot be part of a transaction
+BEGIN;
+CALL prod_analytics.maintain_partitions();
+ROLLBACK;
+
+-- The status view: one row a partition.
+SELECT partition_name, bounds, is_default, rows IS NULL OR rows >= 0 AS rows, bytes >= 0 AS bytes, runway > '300 days' AS runway
+FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass AND is_default;
+SELECT table_name, count(*) > 2 AS partitions, min(runway) = max(runway) AS one_runway,
+	min(runway) BETWEEN '1 day' AND '3 days' AS two_days_and_the_rest_of_this_one
+FROM prod_analytics.partition_status WHERE table_name = 'p.m'::regclass GROUP BY 1;
+-- The runway of each key type, and of a table without an end.
+CREATE FUNCTION p.runway(key_type text, epoch_unit text DEFAULT NULL, upper text DEFAULT NULL) RETURNS interval LANGUAGE plpgsql AS $$
+DECLARE result interval;
+BEGIN
+	EXECUTE format('CREATE TABLE p.r (k %s) PARTITION BY RANGE (k)', key_type);
+	PERFORM prod_analytics.manage_partitions('p.r', 'k', '1 day', 2, 0, timezone => 'Asia/Kathmandu', default_partition => true, epoch_unit => epoch_unit);
+	PERFORM prod_analytics.ensure_partitions('p.r');
+	IF upper IS NOT NULL THEN
+		EXECUTE format('CREATE TABLE p.rest PARTITION OF p.r FOR VALUES FROM (%L) TO (MAXVALUE)', upper);
+	END IF;
+	SELECT DISTINCT s.runway INTO STRICT result FROM prod_analytics.partition_status s WHERE s.table_name = 'p.r'::regclass;
+	PERFORM prod_analytics.unmanage_partitions('p.r');
+	DROP TABLE p.r;
+	RETURN result;
+END $$;
+SELECT p.runway('timestamptz') BETWEEN '2 days' AND '3 days' AS timestamptz, p.runway('timestamp') BETWEEN '2 days' AND '3 days' AS timestamp,
+	p.runway('date') BETWEEN '2 days' AND '3 days' AS date, p.runway('bigint', 'milliseconds') BETWEEN '2 days' AND '3 days' AS bigint,
+	p.runway('timestamptz', NULL, '2999-01-01') IS NULL AS endless;
+
+SET client_min_messages = warning;
+DROP SCHEMA p CASCADE;
+DROP SCHEMA prod_analytics CASCADE;
