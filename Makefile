@@ -47,7 +47,7 @@ DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
 REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
-ISOLATION = ingest_once ensure_concurrently
+ISOLATION = ingest_once ensure_concurrently partition_locks
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
