@@ -61,6 +61,8 @@ PG_CONFIG ?= pg_config
 ifneq ($(filter demo test check-version,$(MAKECMDGOALS)),)
 
 .PHONY: demo test check-version
+# A relative DATA is relative to where make was called, also with make -C.
+demo: export CALLED_FROM = $(PWD)
 demo:
 	@scripts/demo
 test: check-version
@@ -69,6 +71,9 @@ check-version:
 	@scripts/check_version "$(EXTVERSION)"
 
 else
+
+# What the demo calls DATA is none of the files to install.
+DATA =
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
