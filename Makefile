@@ -26,6 +26,7 @@ OBJS = \
 	src/partition_policy.o \
 	src/partition_sql.o \
 	src/query.o \
+	src/registry.o \
 	src/settings.o \
 	src/tables.o
 
@@ -34,6 +35,7 @@ OBJS = \
 SQL_PARTS = \
 	sql/parts/schema.sql \
 	sql/parts/roles.sql \
+	sql/parts/registry.sql \
 	sql/parts/tables.sql \
 	sql/parts/job.sql \
 	sql/parts/partition.sql \

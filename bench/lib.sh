@@ -8,16 +8,18 @@
 # How often a measurement is repeated; the smallest time counts, since noise only ever adds.
 REPEAT=${REPEAT:-3}
 
-# Start a server that syncs like a real one, with the extension in database "bench".
+# Start a server that syncs like a real one, with the extension in database "bench".  The arguments are
+# further packages that the benchmark needs.
 start_bench() {
 	BENCH_DIR=$(temp_dir)
 	trap 'stop_cluster "$BENCH_DIR/cluster" >/dev/null 2>&1 || true; rm -rf "$BENCH_DIR"' EXIT
-	install_packages
+	install_packages "$@"
 	build_and_install "$BENCH_DIR/build" >/dev/null
 	start_cluster "$BENCH_DIR/cluster" "shared_buffers = 1GB" "max_wal_size = 8GB" \
 		"max_locks_per_transaction = 1024" "autovacuum = off" >/dev/null
 	"$(pg_program createdb)" bench
-	bench_sql "CREATE EXTENSION prod_analytics CASCADE" 2>/dev/null
+	export PGOPTIONS="-c client_min_messages=error"
+	bench_sql "CREATE EXTENSION prod_analytics CASCADE"
 	say "PostgreSQL $PG_MAJOR, $REPEAT repetitions, the fastest counts"
 }
 
@@ -26,19 +28,20 @@ bench_sql() {
 	"$(pg_program psql)" -X -q -A -t -v ON_ERROR_STOP=1 -d bench -c "$1"
 }
 
-# Print the milliseconds that a statement takes: the smallest of REPEAT times, each after "prepare".
+# Print the milliseconds that a statement takes: the smallest of REPEAT times, each after "prepare", in a
+# session of its own in which "warm up" has run.
 milliseconds() {
-	local prepare=$1 statement=$2 i
+	local prepare=$1 statement=$2 warm_up=${3:-SELECT 1} i
 
 	for ((i = 0; i < REPEAT; i++)); do
 		bench_sql "$prepare" >/dev/null
 		"$(pg_program psql)" -X -q -A -t -v ON_ERROR_STOP=1 -d bench \
-			-c '\timing on' -c "$statement" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail -n 1
+			-c "$warm_up" -c '\timing on' -c "$statement" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail -n 1
 	done | sort -g | head -n 1
 }
 
 # Print a line: what was compared, both times and their ratio.
 ratio() {
 	awk -v what="$1" -v ours="$2" -v theirs="$3" -v against="$4" \
-		'BEGIN { printf "%-44s %10.1f ms   %s %10.1f ms   ratio %.2f\n", what, ours, against, theirs, ours / theirs }'
+		'BEGIN { printf "%-44s %10.1f ms   %s %10.1f ms   ratio %.3f\n", what, ours, against, theirs, ours / theirs }'
 }

@@ -537,6 +537,27 @@ $$;
 COMMENT ON FUNCTION unexpected_columns() IS
 	'internal: the first difference between the tables that exist and those that make_tables() would make; NULL when there is none (further columns are no difference)';
 
+CREATE FUNCTION make_event_trigger()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+-- An ordinary object too: a member could not be restored by pg_dump.  Only superusers can make one;
+-- who calls create_tables() and is none goes without.
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'prod_analytics_follow_renames')
+		AND (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER) THEN
+		CREATE EVENT TRIGGER prod_analytics_follow_renames ON ddl_command_end
+			WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
+			EXECUTE FUNCTION prod_analytics.follow_renames();
+		COMMENT ON EVENT TRIGGER prod_analytics_follow_renames IS
+			'keeps the names in prod_analytics.partition_policies in step with the tables';
+	END IF;
+END
+$$;
+
+COMMENT ON FUNCTION make_event_trigger() IS
+	'internal: make the event trigger that calls follow_renames(), where it is missing and the caller may';
+
 CREATE FUNCTION migrate_step(to_version integer)
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -611,6 +632,7 @@ BEGIN
 
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
+	PERFORM prod_analytics.make_event_trigger();
 
 	IF found_version IS DISTINCT FROM newest THEN
 		DELETE FROM schema_version;

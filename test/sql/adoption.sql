@@ -7,7 +7,7 @@ CREATE EXTENSION prod_analytics CASCADE;
 CREATE ROLE regress_planter;
 RESET client_min_messages;
 
--- DROP EXTENSION keeps every row and all configuration; CREATE EXTENSION adopts them.
+-- DROP EXTENSION (CASCADE: an event trigger uses it) keeps every row and all configuration; CREATE EXTENSION adopts them.
 SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
 INSERT INTO prod_analytics.organizations (org_name) VALUES ('Acme');
 INSERT INTO prod_analytics.events (event_type, event_time) VALUES ('kept', '2026-03-15');
@@ -15,7 +15,9 @@ UPDATE prod_analytics.partition_policies SET ahead = 1;
 ALTER TABLE prod_analytics.events ADD COLUMN campaign text DEFAULT 'none';
 CREATE FUNCTION owned_by_us() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER mine BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION owned_by_us();
-DROP EXTENSION prod_analytics;
+SET client_min_messages = warning;
+DROP EXTENSION prod_analytics CASCADE;
+RESET client_min_messages;
 SELECT event_type, campaign FROM prod_analytics.events;
 SELECT ahead FROM prod_analytics.partition_policies;
 SELECT count(*) FROM pg_proc WHERE pronamespace = 'prod_analytics'::regnamespace;
@@ -100,6 +102,7 @@ RESET client_min_messages;
 DROP FUNCTION owned_by_us();
 SELECT count(*) FROM pg_extension WHERE extname = 'prod_analytics';
 SELECT count(*) FROM pg_default_acl;
+SELECT count(*) FROM pg_event_trigger;
 SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
 WHERE refobjid IN ('analytics_reader'::regrole, 'analytics_loader'::regrole, 'analytics_operator'::regrole)
 	AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database());
@@ -123,7 +126,9 @@ DROP TABLE prod_analytics.staging_events;
 CREATE EXTENSION prod_analytics;
 
 -- A restore brings the tables along: row_security is off, and the extension makes none.
-DROP EXTENSION prod_analytics;
+SET client_min_messages = warning;
+DROP EXTENSION prod_analytics CASCADE;
+RESET client_min_messages;
 SET client_min_messages = warning;
 DROP SCHEMA prod_analytics CASCADE;
 SET row_security = off;

@@ -138,6 +138,32 @@ SELECT prod_analytics.ensure_partitions('p.e', '2026-01-15');
 DROP TABLE p.e;
 DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
 
+-- The locks that each step takes on tables that are there already.
+CREATE TABLE p.referenced (id bigint PRIMARY KEY);
+CREATE TABLE p.l (id bigint REFERENCES p.referenced, k timestamptz, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+CREATE TABLE p.referencing (id bigint, k timestamptz, FOREIGN KEY (id, k) REFERENCES p.l);
+SELECT prod_analytics.manage_partitions('p.l', 'k', '1 month', 0, 0, retention => '1 month');
+SELECT prod_analytics.ensure_partitions('p.l', '2026-01-15');
+CREATE VIEW p.locks AS
+	SELECT c.relname, string_agg(l.mode, ', ' ORDER BY l.mode) AS modes FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+	WHERE l.pid = pg_backend_pid() AND c.relnamespace = 'p'::regnamespace AND c.relkind IN ('r', 'p')
+		AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND c.relname NOT IN ('l_p20260201', 'l_p20260301')
+	GROUP BY c.relname;
+BEGIN;
+SELECT prod_analytics.ensure_partitions('p.l', '2026-02-15');
+SELECT * FROM p.locks ORDER BY relname;
+COMMIT;
+SELECT prod_analytics.ensure_partitions('p.l', '2026-03-15');
+BEGIN;
+SELECT prod_analytics.drop_expired_partitions('p.l', '2026-03-10', keep_table => true);
+SELECT * FROM p.locks ORDER BY relname;
+COMMIT;
+SET client_min_messages = warning;
+DROP TABLE p.l, p.referenced, p.referencing CASCADE;
+RESET client_min_messages;
+DROP VIEW p.locks;
+DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
+
 -- maintain_partitions() does it all, a step a commit, and says what it did.
 CREATE TABLE p.m (k date) PARTITION BY RANGE (k);
 CREATE TABLE p.m_default PARTITION OF p.m DEFAULT;
@@ -160,10 +186,67 @@ SELECT job_name, status, rows_processed, details - 'partitions_created' AS detai
 	(details->>'partitions_created')::int > 0 AS created FROM prod_analytics.etl_jobs ORDER BY job_id;
 SELECT count(*) FROM p.m;
 SELECT count(*) > 0 AS analyzed FROM pg_stats WHERE schemaname = 'p' AND tablename = 'm' AND inherited;
+-- A runway of less than two widths is told.
+SELECT prod_analytics.manage_partitions('p.m', 'k', '1 day', 0, 0);
+SELECT prod_analytics.drop_expired_partitions('p.m') AS nothing;
+SET client_min_messages = error;
+DO $$ DECLARE part regclass; BEGIN
+	FOR part IN SELECT partition_name FROM prod_analytics.partition_status WHERE table_name = 'p.m'::regclass AND NOT is_default LOOP
+		EXECUTE format('DROP TABLE %s', part);
+	END LOOP;
+END $$;
+CALL prod_analytics.maintain_partitions('p.m');
+RESET client_min_messages;
+SELECT status, details->'warnings' AS warnings FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
+SELECT prod_analytics.manage_partitions('p.m', 'k', '1 day', 2, 0);
+SELECT prod_analytics.ensure_partitions('p.m') > 0 AS made;
 -- error: it commits, so it cannot be part of a transaction
 BEGIN;
 CALL prod_analytics.maintain_partitions();
 ROLLBACK;
+
+-- A policy follows its table through every kind of renaming, and only its own.
+SELECT prod_analytics.unmanage_partitions('p.a');
+CREATE SCHEMA q;
+CREATE TABLE q.m (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('q.m', 'k');
+ALTER TABLE p.m RENAME TO "M; --";
+SELECT parent FROM prod_analytics.partition_policies ORDER BY parent;
+SET search_path = p;
+ALTER TABLE "M; --" SET SCHEMA public;
+ALTER TABLE q.m RENAME TO n;
+RESET search_path;
+SELECT parent FROM prod_analytics.partition_policies ORDER BY parent;
+ALTER TABLE "M; --" SET SCHEMA p;
+ALTER SCHEMA q RENAME TO "Q";
+ALTER SCHEMA p RENAME TO r;
+ALTER SCHEMA r RENAME TO p;
+ALTER TABLE p."M; --" RENAME TO m;
+ALTER TABLE p.m RENAME COLUMN k TO kk;
+ALTER TABLE p.m RENAME COLUMN kk TO k;
+SELECT parent FROM prod_analytics.partition_policies ORDER BY parent;
+DROP SCHEMA "Q" CASCADE;
+DELETE FROM prod_analytics.partition_policies WHERE parent LIKE '%Q%';
+-- Whoever renames, without any privilege on ours; and without our tables nobody notices.
+CREATE ROLE regress_renamer;
+CREATE SCHEMA regress_renamer AUTHORIZATION regress_renamer;
+SET ROLE regress_renamer;
+CREATE TABLE regress_renamer.t (k timestamptz) PARTITION BY RANGE (k);
+RESET ROLE;
+SELECT prod_analytics.manage_partitions('regress_renamer.t', 'k');
+SET ROLE regress_renamer;
+ALTER TABLE regress_renamer.t RENAME TO u;
+RESET ROLE;
+SELECT parent FROM prod_analytics.partition_policies ORDER BY parent;
+SET client_min_messages = warning;
+BEGIN;
+DROP TABLE prod_analytics.partition_policies CASCADE;
+ALTER TABLE regress_renamer.u RENAME TO v;
+ROLLBACK;
+SELECT prod_analytics.unmanage_partitions('regress_renamer.u');
+DROP SCHEMA regress_renamer CASCADE;
+DROP ROLE regress_renamer;
+RESET client_min_messages;
 
 -- The status view: one row a partition.
 SELECT partition_name, bounds, is_default, rows IS NULL OR rows >= 0 AS rows, bytes >= 0 AS bytes, runway > '300 days' AS runway

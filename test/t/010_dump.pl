@@ -37,6 +37,11 @@ INSERT INTO prod_analytics.campaigns VALUES ('spring', 'Ann');
 CREATE VIEW prod_analytics.campaign_events AS
 	SELECT e.campaign, count(*) FROM prod_analytics.events e JOIN prod_analytics.campaigns c ON c.name = e.campaign GROUP BY 1;
 UPDATE prod_analytics.partition_policies SET ahead = 15;
+CREATE TABLE mine (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('mine', 'k', '1 week', retention => '2 years');
+CREATE TABLE gone (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('gone', 'k');
+DROP TABLE gone;
 
 -- Privileges other than those that the extension gives.
 CREATE ROLE analyst;
@@ -51,12 +56,14 @@ my $contents = <<'SQL';
 SELECT c.relname, (xpath('/row/c/text()', query_to_xml(format(
 	'SELECT md5(string_agg(t::text, E''\n'' ORDER BY t::text COLLATE "C")) AS c FROM %s t', c.oid::regclass), false, true, '')))[1]
 FROM pg_class c
-WHERE c.relnamespace = 'prod_analytics'::regnamespace AND c.relkind IN ('r', 'p', 'v') ORDER BY c.relname;
+WHERE c.relnamespace = 'prod_analytics'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND c.relname <> 'partition_status' ORDER BY c.relname;
 SELECT org_id, event_date, dau, purchases, revenue FROM prod_analytics.mv_org_daily_metrics ORDER BY 1, 2;
 SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1;
 SELECT indexdef FROM pg_indexes WHERE schemaname = 'prod_analytics' ORDER BY 1;
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
 	WHERE connamespace = 'prod_analytics'::regnamespace ORDER BY 1, 2;
+SELECT viewname, definition FROM pg_views WHERE schemaname = 'prod_analytics' ORDER BY 1;
+SELECT evtname, evtevent, evttags, evtfoid::regproc FROM pg_event_trigger ORDER BY 1;
 SELECT s.sequencename, s.last_value FROM pg_sequences s WHERE s.schemaname = 'prod_analytics' ORDER BY 1;
 SQL
 my $privileges = <<'SQL';
@@ -94,6 +101,9 @@ sub check_restored
 SELECT r->>'status' = 'SUCCESS', r->'inserted' FROM prod_analytics.etl_ingest_events() r;
 SQL
 	is($target->safe_psql($database, q{SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15')}), '3', "$how: partitions go on, by the restored policy");
+	is($target->safe_psql($database, q{SELECT prod_analytics.ensure_partitions('mine', '2026-03-15')}), '17', "$how: a table of the user goes on");
+	$target->safe_psql($database, 'ALTER TABLE mine RENAME TO yours');
+	is($target->safe_psql($database, q{SELECT parent FROM prod_analytics.partition_policies WHERE parent ~ 'mine|yours'}), 'public.yours', "$how: its policy follows it");
 	is($target->safe_psql($database, 'SELECT prod_analytics.create_tables()'), '0', "$how: the tables are adopted");
 	$target->safe_psql($database, 'REFRESH MATERIALIZED VIEW CONCURRENTLY prod_analytics.mv_org_daily_metrics');
 	is($target->safe_psql($database, 'SELECT sum(purchases) FROM prod_analytics.mv_org_daily_metrics'), '10000', "$how: metrics go on");
