@@ -415,11 +415,11 @@ missing_ranges(PaPolicy *policy)
 }
 
 /*
- * make_partitions makes the partitions that the batch needs inside the missing ranges, as many as
- * a transaction may.  It leaves in "missing" what still has no partition.
+ * needed_partitions lists the ranges of the partitions that the batch needs inside the missing ranges,
+ * as many as a transaction may make.  It leaves in "missing" what has no partition even then.
  */
-static void
-make_partitions(Ingest *ingest, PaPolicy *policy, List *missing)
+static List *
+needed_partitions(PaPolicy *policy, List *missing)
 {
 	List	   *needed = NIL;
 	ListCell   *cell;
@@ -440,8 +440,52 @@ make_partitions(Ingest *ingest, PaPolicy *policy, List *missing)
 		}
 	}
 
-	(void) pa_make_partitions(policy, needed);
-	ingest->partitions = list_length(needed);
+	return needed;
+}
+
+/* Partitions to make. */
+typedef struct Needed
+{
+	PaPolicy   *policy;
+	List	   *ranges;
+} Needed;
+
+static void
+make_needed(void *argument)
+{
+	Needed	   *needed = argument;
+
+	(void) pa_make_partitions(needed->policy, needed->ranges);
+}
+
+/*
+ * make_partitions makes the partitions that the batch needs and returns the ranges that have none even
+ * then.
+ *
+ * When a lock cannot be had, because of a long query on the table, say, the rows that need a new
+ * partition wait for the next run, and the others go in.
+ */
+static List *
+make_partitions(Ingest *ingest, PaPolicy *policy)
+{
+	List	   *missing = missing_ranges(policy);
+	Needed		needed = {policy, needed_partitions(policy, missing)};
+	ErrorData  *error;
+
+	if (pa_try(make_needed, &needed, &error))
+	{
+		ingest->partitions = list_length(needed.ranges);
+		return missing;
+	}
+
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("events without a partition remain staged: %s", error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0));
+
+	return missing_ranges(policy);
 }
 
 /*
@@ -464,8 +508,7 @@ settle_batch(Ingest *ingest)
 		return;
 
 	pa_lock_partitioning(policy);
-	still_missing = missing_ranges(policy);
-	make_partitions(ingest, policy, still_missing);
+	still_missing = make_partitions(ingest, policy);
 	insert_valid(ingest, missing, still_missing);
 	put_back(ingest, still_missing);
 }
