@@ -311,31 +311,6 @@ ensure_span(PaPolicy *policy, PaRange span)
 }
 
 /*
- * enter_policy gets ready to work on a policy's table, as its owner.
- */
-static void
-enter_policy(PaPolicy *policy, PaGuard *guard)
-{
-	pa_guard_enter(guard, pa_owner(policy->parent));
-	SPI_connect();
-	pa_reset_waits();
-}
-
-/*
- * leave_policy undoes enter_policy, and tells the user what was waited for.
- */
-static void
-leave_policy(PaGuard *guard)
-{
-	char	   *waits = pa_describe_waits();
-
-	if (waits)
-		ereport(NOTICE, (errmsg_internal("%s", waits)));
-	SPI_finish();
-	pa_guard_leave(guard);
-}
-
-/*
  * pa_ensure makes what a table's policy wants and is missing around a moment, and returns how many
  * partitions it made.
  */
@@ -345,7 +320,7 @@ pa_ensure(PaPolicy *policy, TimestampTz at)
 	PaGuard		guard;
 	int			made;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 
 	made = ensure_span(policy, pa_wanted_span(policy, at));
 	if (policy->default_partition && !OidIsValid(pa_default_partition(policy)))
@@ -356,7 +331,7 @@ pa_ensure(PaPolicy *policy, TimestampTz at)
 	while (check_next_partition(policy))
 		CHECK_FOR_INTERRUPTS();
 
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	return made;
 }
@@ -392,12 +367,7 @@ ensure_all(TimestampTz at)
 		ErrorData  *error;
 
 		if (!pa_try(ensure_work, &work, &error))
-			ereport(WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("could not make the partitions of \"%s\": %s",
-							get_rel_name(work.policy->parent), error->message),
-					 error->detail ? errdetail_internal("%s", error->detail) : 0,
-					 error->hint ? errhint("%s", error->hint) : 0));
+			pa_warn_of_table(work.policy, error);
 		else
 			made += work.made;
 	}
@@ -467,9 +437,9 @@ pa_ensure_partitions_between(PG_FUNCTION_ARGS)
 	span.lower = pa_slot(policy, pa_key_at(policy, lower)).lower;
 	span.upper = pa_slot(policy, pa_key_at(policy, upper - 1)).upper;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 	made = ensure_span(policy, span);
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	PG_RETURN_INT32(made);
 }
@@ -517,7 +487,7 @@ pa_make_next_partition(PG_FUNCTION_ARGS)
 	bool		isnull;
 	Datum		result;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 	pa_lock_partitioning(policy);
 
 	if (policy->default_partition && !OidIsValid(pa_default_partition(policy)))
@@ -533,7 +503,7 @@ pa_make_next_partition(PG_FUNCTION_ARGS)
 
 	if (name == NULL)
 	{
-		leave_policy(&guard);
+		pa_leave_policy(&guard);
 		PG_RETURN_NULL();
 	}
 
@@ -544,7 +514,7 @@ pa_make_next_partition(PG_FUNCTION_ARGS)
 	pa_query("SELECT jsonb_build_object('partition', $1, 'rows_moved', $2, 'waited', nullif($3, ''))",
 			 &parameters, SPI_OK_SELECT);
 	result = SPI_datumTransfer(pa_result(0, 1, &isnull), false, -1);
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	PG_RETURN_DATUM(result);
 }
@@ -560,9 +530,9 @@ pa_check_next_partition(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 	bool		done;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 	done = check_next_partition(policy);
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	PG_RETURN_BOOL(done);
 }
@@ -577,9 +547,9 @@ pa_analyze_partitions(PG_FUNCTION_ARGS)
 	PaPolicy   *policy = pa_policy_or_error(PG_GETARG_OID(0));
 	PaGuard		guard;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 	pa_query(psprintf("ANALYZE %s", pa_relation_sql(policy->parent)), NULL, SPI_OK_UTILITY);
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	PG_RETURN_VOID();
 }
@@ -611,10 +581,10 @@ pa_partition_warnings(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 	bool		default_holds_rows;
 
-	enter_policy(policy, &guard);
+	pa_enter_policy(policy, &guard);
 	default_holds_rows = OidIsValid(default_oid) &&
 		pa_query(psprintf("SELECT FROM %s LIMIT 1", pa_relation_sql(default_oid)), NULL, SPI_OK_SELECT) > 0;
-	leave_policy(&guard);
+	pa_leave_policy(&guard);
 
 	if (runs_out(policy, PG_GETARG_TIMESTAMPTZ(1)))
 		warnings[n++] = CStringGetTextDatum(psprintf("the partitions of \"%s\" end within two widths", table));

@@ -11,6 +11,7 @@
 #define PA_PARTITION_H
 
 #include "datatype/timestamp.h"
+#include "guard.h"
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
@@ -64,6 +65,9 @@ typedef struct PaPolicy
 extern List *pa_policies(Oid parent);
 extern PaPolicy *pa_policy(Oid parent);
 extern PaPolicy *pa_policy_or_error(Oid parent);
+extern void pa_enter_policy(PaPolicy *policy, PaGuard *guard);
+extern void pa_leave_policy(PaGuard *guard);
+extern void pa_warn_of_table(PaPolicy *policy, ErrorData *error);
 extern char *pa_relation_sql(Oid relation);
 extern Oid	pa_named_relation(const char *name);
 

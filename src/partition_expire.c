@@ -86,12 +86,9 @@ do_expiry(void *argument)
 {
 	Expiry	   *expiry = argument;
 	PaGuard		guard;
-	char	   *waits;
 	ListCell   *cell;
 
-	pa_guard_enter(&guard, pa_owner(expiry->policy->parent));
-	SPI_connect();
-	pa_reset_waits();
+	pa_enter_policy(expiry->policy, &guard);
 
 	foreach(cell, pa_expired(expiry->policy, expiry->at))
 	{
@@ -106,11 +103,7 @@ do_expiry(void *argument)
 		expiry->dropped++;
 	}
 
-	waits = pa_describe_waits();
-	if (waits)
-		ereport(NOTICE, (errmsg_internal("%s", waits)));
-	SPI_finish();
-	pa_guard_leave(&guard);
+	pa_leave_policy(&guard);
 }
 
 /*
@@ -130,12 +123,7 @@ expire_all(TimestampTz at, bool keep_table)
 		if (pa_try(do_expiry, &expiry, &error))
 			dropped += expiry.dropped;
 		else
-			ereport(WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("could not drop the expired partitions of \"%s\": %s",
-							get_rel_name(expiry.policy->parent), error->message),
-					 error->detail ? errdetail_internal("%s", error->detail) : 0,
-					 error->hint ? errhint("%s", error->hint) : 0));
+			pa_warn_of_table(expiry.policy, error);
 	}
 
 	return dropped;

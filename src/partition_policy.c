@@ -242,6 +242,44 @@ pa_policy_or_error(Oid parent)
 }
 
 /*
+ * pa_enter_policy gets ready to work on a policy's table, as its owner.
+ */
+void
+pa_enter_policy(PaPolicy *policy, PaGuard *guard)
+{
+	pa_guard_enter(guard, pa_owner(policy->parent));
+	SPI_connect();
+	pa_reset_waits();
+}
+
+/*
+ * pa_leave_policy undoes pa_enter_policy, and tells the user what was waited for.
+ */
+void
+pa_leave_policy(PaGuard *guard)
+{
+	char	   *waits = pa_describe_waits();
+
+	if (waits)
+		ereport(NOTICE, (errmsg_internal("%s", waits)));
+	SPI_finish();
+	pa_guard_leave(guard);
+}
+
+/*
+ * pa_warn_of_table tells that work on one of several tables failed, which does not stop the others.
+ */
+void
+pa_warn_of_table(PaPolicy *policy, ErrorData *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("table \"%s\" was left as it was: %s", get_rel_name(policy->parent), error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0));
+}
+
+/*
  * refuse raises the error of an argument that makes no sense.
  */
 static void
