@@ -10,6 +10,7 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "partition.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
