@@ -28,7 +28,12 @@ OBJS = \
 	src/query.o \
 	src/registry.o \
 	src/settings.o \
-	src/tables.o
+	src/tables.o \
+	src/validation.o \
+	src/validation_compile.o \
+	src/validation_eval.o \
+	src/validation_regex.o \
+	src/validation_uri.o
 
 # The parts of the extension's script in the order in which they run: what a part uses stands
 # above it, and privileges come last because they speak of every function.
@@ -39,6 +44,7 @@ SQL_PARTS = \
 	sql/parts/tables.sql \
 	sql/parts/job.sql \
 	sql/parts/partition.sql \
+	sql/parts/validation.sql \
 	sql/parts/ingest.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \

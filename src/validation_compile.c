@@ -1,0 +1,870 @@
+/*
+ * validation_compile.c
+ *		From a JSON Schema to a graph of nodes.
+ *
+ * A first walk finds the schema's resources ($id) and anchors; a second one makes a node of each
+ * schema, once, however often it is referred to, so that cycles of references become cycles of the
+ * graph.  Both walks check the schema itself; the first problem counts.
+ */
+#include "prod_analytics.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "validation.h"
+
+#define DRAFT "https://json-schema.org/draft/2020-12/schema"
+#define VOCABULARIES "https://json-schema.org/draft/2020-12/vocab/"
+
+/* A place that has a URI: a resource, or an anchor in it ("uri#anchor"). */
+typedef struct Identified
+{
+	char	   *uri;
+	char	   *path;
+} Identified;
+
+/* One compilation. */
+typedef struct Compiler
+{
+	JsonbValue	root;
+	PaSchemaProblem *problem;
+	List	   *identified;		/* of Identified */
+	List	   *nodes;			/* of Node */
+} Compiler;
+
+/* The node of a place; the hash of its path makes finding it quick. */
+typedef struct Node
+{
+	uint32		hash;
+	PaSchema   *schema;
+} Node;
+
+typedef void (*ReadKeyword) (Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path);
+
+static PaSchema *compile_at(Compiler *compiler, JsonbValue *value, const char *path);
+
+/*
+ * complain remembers what is wrong with the schema.
+ */
+static void
+complain(Compiler *compiler, const char *path, const char *message)
+{
+	if (compiler->problem->path == NULL)
+	{
+		compiler->problem->path = path;
+		compiler->problem->message = message;
+	}
+}
+
+/*
+ * name_of is the text of a string.
+ */
+static PaName
+name_of(const JsonbValue *string)
+{
+	PaName		name = {string->val.string.val, string->val.string.len};
+
+	return name;
+}
+
+/*
+ * literal is a name that we write ourselves.
+ */
+static PaName
+literal(const char *text)
+{
+	PaName		name = {text, strlen(text)};
+
+	return name;
+}
+
+/*
+ * is_object, is_array and is_boolean tell the type of a value.
+ */
+static bool
+is_object(const JsonbValue *value)
+{
+	return value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data);
+}
+
+static bool
+is_array(const JsonbValue *value)
+{
+	return value->type == jbvBinary && JsonContainerIsArray(value->val.binary.data);
+}
+
+/*
+ * child finds a member of an object; NULL when there is none.
+ */
+static JsonbValue *
+child(const JsonbValue *object, const char *key)
+{
+	return getKeyJsonValueFromContainer(object->val.binary.data, key, strlen(key), NULL);
+}
+
+/*
+ * elements lists the elements of an array, or the values of an object; "keys" (unless NULL) gets the
+ * keys of an object.
+ */
+static JsonbValue *
+elements(const JsonbValue *container, PaName **keys, int *count)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(container->val.binary.data);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	JsonbValue *values;
+	int			size = JsonContainerSize(container->val.binary.data);
+	int			n = 0;
+
+	values = palloc(sizeof(JsonbValue) * (size + 1));
+	if (keys)
+		*keys = palloc(sizeof(PaName) * (size + 1));
+
+	(void) JsonbIteratorNext(&iterator, &value, false);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY && keys)
+			(*keys)[n] = name_of(&value);
+		else if (token == WJB_VALUE || token == WJB_ELEM)
+			values[n++] = value;
+	}
+	*count = n;
+
+	return values;
+}
+
+/* Where schemas stand inside a schema. */
+typedef enum Place
+{
+	PLACE_SCHEMA,				/* the keyword's value */
+	PLACE_LIST,					/* the elements of an array */
+	PLACE_MAP					/* the values of an object */
+} Place;
+
+static const struct
+{
+	const char *keyword;
+	Place		place;
+}			places[] =
+{
+	{"$defs", PLACE_MAP},
+	{"additionalProperties", PLACE_SCHEMA},
+	{"allOf", PLACE_LIST},
+	{"anyOf", PLACE_LIST},
+	{"contains", PLACE_SCHEMA},
+	{"dependentSchemas", PLACE_MAP},
+	{"else", PLACE_SCHEMA},
+	{"if", PLACE_SCHEMA},
+	{"items", PLACE_SCHEMA},
+	{"not", PLACE_SCHEMA},
+	{"oneOf", PLACE_LIST},
+	{"patternProperties", PLACE_MAP},
+	{"prefixItems", PLACE_LIST},
+	{"properties", PLACE_MAP},
+	{"propertyNames", PLACE_SCHEMA},
+	{"then", PLACE_SCHEMA},
+	{"unevaluatedItems", PLACE_SCHEMA},
+	{"unevaluatedProperties", PLACE_SCHEMA}
+};
+
+/*
+ * identify remembers that a place has a URI.
+ */
+static void
+identify(Compiler *compiler, char *uri, const char *path)
+{
+	Identified *entry = palloc(sizeof(Identified));
+	ListCell   *cell;
+
+	foreach(cell, compiler->identified)
+		if (strcmp(((Identified *) lfirst(cell))->uri, uri) == 0 && strcmp(((Identified *) lfirst(cell))->path, path) != 0)
+			complain(compiler, path, psprintf("\"%s\" is identified twice", uri));
+
+	entry->uri = uri;
+	entry->path = pstrdup(path);
+	compiler->identified = lappend(compiler->identified, entry);
+}
+
+/*
+ * string_at reads a keyword that must be a string; NULL when it is absent.
+ */
+static char *
+string_at(Compiler *compiler, const JsonbValue *object, const char *keyword, const char *path)
+{
+	JsonbValue *value = child(object, keyword);
+
+	if (value == NULL)
+		return NULL;
+	if (value->type != jbvString)
+	{
+		complain(compiler, pa_pointer_append(path, literal(keyword)), psprintf("%s is not a string", keyword));
+		return NULL;
+	}
+
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/*
+ * check_dialect refuses drafts and vocabularies that we do not know: silently ignoring their keywords
+ * would be worse.
+ */
+static void
+check_dialect(Compiler *compiler, const JsonbValue *object, const char *path)
+{
+	char	   *draft = string_at(compiler, object, "$schema", path);
+	JsonbValue *vocabulary = child(object, "$vocabulary");
+	PaName	   *keys;
+	int			count;
+
+	if (draft && strcmp(draft, DRAFT) != 0 && strcmp(draft, DRAFT "#") != 0)
+		complain(compiler, pa_pointer_append(path, literal("$schema")),
+				 psprintf("draft \"%s\" is not supported, only \"%s\" is", draft, DRAFT));
+
+	if (vocabulary == NULL)
+		return;
+	if (!is_object(vocabulary))
+	{
+		complain(compiler, pa_pointer_append(path, literal("$vocabulary")), "$vocabulary is not an object");
+		return;
+	}
+	(void) elements(vocabulary, &keys, &count);
+	for (int i = 0; i < count; i++)
+		if (keys[i].length < (int) strlen(VOCABULARIES) ||
+			memcmp(keys[i].text, VOCABULARIES, strlen(VOCABULARIES)) != 0)
+			complain(compiler, pa_pointer_append(path, literal("$vocabulary")),
+					 psprintf("vocabulary \"%.*s\" is not supported", keys[i].length, keys[i].text));
+}
+
+static void scan(Compiler *compiler, JsonbValue *value, const char *path, const char *base);
+
+/*
+ * scan_place walks through the schemas of a keyword.
+ */
+static void
+scan_place(Compiler *compiler, JsonbValue *value, Place place, const char *path, const char *base)
+{
+	JsonbValue *values;
+	PaName	   *keys;
+	int			count;
+
+	if (place == PLACE_SCHEMA)
+	{
+		scan(compiler, value, path, base);
+		return;
+	}
+	if (place == PLACE_MAP ? !is_object(value) : !is_array(value))
+		return;
+
+	values = elements(value, place == PLACE_MAP ? &keys : NULL, &count);
+	for (int i = 0; i < count; i++)
+		scan(compiler, &values[i],
+			 pa_pointer_append(path, place == PLACE_MAP ? keys[i] : literal(psprintf("%d", i))), base);
+}
+
+/*
+ * scan finds the resources and anchors of a schema, whose base URI is given.
+ */
+static void
+scan(Compiler *compiler, JsonbValue *value, const char *path, const char *base)
+{
+	char	   *id;
+	static const char *const anchors[] = {"$anchor", "$dynamicAnchor"};
+
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+
+	if (!is_object(value))
+		return;
+
+	check_dialect(compiler, value, path);
+	id = string_at(compiler, value, "$id", path);
+	if (id)
+	{
+		char	   *fragment = pa_split_fragment(id);
+
+		if (fragment && *fragment)
+			complain(compiler, pa_pointer_append(path, literal("$id")), "$id has a fragment");
+		base = pa_resolve_uri(base, id);
+		identify(compiler, pstrdup(base), path);
+	}
+
+	for (int i = 0; i < (int) lengthof(anchors); i++)
+	{
+		char	   *anchor = string_at(compiler, value, anchors[i], path);
+
+		if (anchor)
+			identify(compiler, psprintf("%s#%s", base, anchor), path);
+	}
+
+	for (int i = 0; i < (int) lengthof(places); i++)
+	{
+		JsonbValue *inside = child(value, places[i].keyword);
+
+		if (inside)
+			scan_place(compiler, inside, places[i].place,
+					   pa_pointer_append(path, literal(places[i].keyword)), base);
+	}
+}
+
+/*
+ * base_of is the resource that a place belongs to: the nearest one around it.
+ */
+static Identified *
+base_of(Compiler *compiler, const char *path)
+{
+	Identified *best = linitial(compiler->identified);
+	ListCell   *cell;
+
+	foreach(cell, compiler->identified)
+	{
+		Identified *entry = lfirst(cell);
+		size_t		length = strlen(entry->path);
+
+		if (strchr(entry->uri, '#') == NULL && strncmp(entry->path, path, length) == 0 &&
+			(path[length] == '/' || path[length] == '\0') && length >= strlen(best->path))
+			best = entry;
+	}
+
+	return best;
+}
+
+/*
+ * path_of finds the place that has a URI; NULL when there is none.
+ */
+static char *
+path_of(Compiler *compiler, const char *uri)
+{
+	ListCell   *cell;
+
+	foreach(cell, compiler->identified)
+		if (strcmp(((Identified *) lfirst(cell))->uri, uri) == 0)
+			return ((Identified *) lfirst(cell))->path;
+
+	return NULL;
+}
+
+/*
+ * read_reference follows a $ref inside the document.
+ */
+static void
+read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	char	   *reference;
+	char	   *fragment;
+	char	   *uri;
+	char	   *target;
+	JsonbValue	found = compiler->root;
+
+	if (value->type != jbvString)
+	{
+		complain(compiler, path, "$ref is not a string");
+		return;
+	}
+
+	reference = pnstrdup(value->val.string.val, value->val.string.len);
+	fragment = pa_split_fragment(reference);
+	uri = pa_resolve_uri(base_of(compiler, path)->uri, reference);
+
+	if (fragment && *fragment && *fragment != '/')
+		target = path_of(compiler, psprintf("%s#%s", uri, fragment));
+	else
+		target = path_of(compiler, uri);
+	if (target && fragment && *fragment == '/')
+	{
+		if (!pa_percent_decode(fragment))
+			target = NULL;
+		else
+			target = psprintf("%s%s", target, fragment);
+	}
+
+	if (target == NULL || !pa_pointer_lookup(&found, target))
+	{
+		complain(compiler, path,
+				 psprintf("$ref \"%.*s\" does not name a schema in this document; remote schemas are not fetched",
+						  value->val.string.len, value->val.string.val));
+		return;
+	}
+
+	node->reference = compile_at(compiler, &found, target);
+}
+
+/*
+ * refuse_dynamic refuses $dynamicRef.
+ */
+static void
+refuse_dynamic(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	complain(compiler, path, "$dynamicRef is not supported");
+}
+
+/*
+ * type_bit is the bit of a type's name; 0 when there is no such type.
+ */
+static int
+type_bit(const JsonbValue *name)
+{
+	static const char *const names[] = {"null", "boolean", "integer", "number", "string", "array", "object"};
+
+	if (name->type == jbvString)
+		for (int i = 0; i < (int) lengthof(names); i++)
+			if ((int) strlen(names[i]) == name->val.string.len &&
+				memcmp(names[i], name->val.string.val, name->val.string.len) == 0)
+				return 1 << i;
+
+	return 0;
+}
+
+static void
+read_type(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	JsonbValue *names = value;
+	int			count = 1;
+
+	if (is_array(value))
+		names = elements(value, NULL, &count);
+	if (count == 0)
+		complain(compiler, path, "type is an empty array");
+
+	for (int i = 0; i < count; i++)
+	{
+		int			bit = type_bit(&names[i]);
+
+		if (bit == 0)
+			complain(compiler, path, names[i].type == jbvString ?
+					 psprintf("\"%.*s\" is not a type", names[i].val.string.len, names[i].val.string.val) :
+					 "type is not a string");
+		else if (node->types & bit)
+			complain(compiler, path, "type names a type twice");
+		node->types |= bit;
+	}
+}
+
+static void
+read_const(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	node->constant = palloc(sizeof(JsonbValue));
+	*node->constant = *value;
+}
+
+static void
+read_enum(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	if (!is_array(value))
+	{
+		complain(compiler, path, "enum is not an array");
+		return;
+	}
+	node->enumeration = palloc(sizeof(JsonbValue));
+	*node->enumeration = *value;
+}
+
+/*
+ * schemas_of compiles the elements of an array.
+ */
+static PaSchemas
+schemas_of(Compiler *compiler, JsonbValue *value, const char *path)
+{
+	PaSchemas	schemas = {0, NULL};
+	JsonbValue *values;
+
+	if (!is_array(value) || JsonContainerSize(value->val.binary.data) == 0)
+	{
+		complain(compiler, path, "the value is not an array of at least one schema");
+		return schemas;
+	}
+
+	values = elements(value, NULL, &schemas.count);
+	schemas.schemas = palloc(sizeof(PaSchema *) * schemas.count);
+	for (int i = 0; i < schemas.count; i++)
+		schemas.schemas[i] = compile_at(compiler, &values[i],
+										pa_pointer_append(path, literal(psprintf("%d", i))));
+
+	return schemas;
+}
+
+/*
+ * properties_of compiles the values of an object.
+ */
+static PaProperty *
+properties_of(Compiler *compiler, JsonbValue *value, const char *path, int *count)
+{
+	JsonbValue *values;
+	PaName	   *keys;
+	PaProperty *properties;
+
+	*count = 0;
+	if (!is_object(value))
+	{
+		complain(compiler, path, "the value is not an object");
+		return NULL;
+	}
+
+	values = elements(value, &keys, count);
+	properties = palloc(sizeof(PaProperty) * (*count + 1));
+	for (int i = 0; i < *count; i++)
+	{
+		properties[i].name = keys[i];
+		properties[i].schema = compile_at(compiler, &values[i], pa_pointer_append(path, keys[i]));
+	}
+
+	return properties;
+}
+
+/*
+ * names_of reads an array of different strings.
+ */
+static PaNames
+names_of(Compiler *compiler, JsonbValue *value, const char *path)
+{
+	PaNames		names = {0, NULL};
+	JsonbValue *values;
+	int			count;
+
+	if (!is_array(value))
+	{
+		complain(compiler, path, "the value is not an array of strings");
+		return names;
+	}
+
+	values = elements(value, NULL, &count);
+	names.names = palloc(sizeof(PaName) * (count + 1));
+	for (int i = 0; i < count; i++)
+	{
+		if (values[i].type != jbvString)
+		{
+			complain(compiler, path, "the value is not an array of strings");
+			return names;
+		}
+		for (int j = 0; j < i; j++)
+			if (pa_compare_values(&values[i], &values[j]) == 0)
+				complain(compiler, path, psprintf("\"%.*s\" is named twice", values[i].val.string.len, values[i].val.string.val));
+		names.names[names.count++] = name_of(&values[i]);
+	}
+
+	return names;
+}
+
+/*
+ * number_of reads a number.
+ */
+static Numeric
+number_of(Compiler *compiler, JsonbValue *value, const char *path)
+{
+	if (value->type != jbvNumeric)
+	{
+		complain(compiler, path, "the value is not a number");
+		return NULL;
+	}
+
+	return value->val.numeric;
+}
+
+/*
+ * count_of reads a count: an integer of at least 0, also if it is written as 2.0.
+ */
+static int64
+count_of(Compiler *compiler, JsonbValue *value, const char *path)
+{
+	Datum		zero = DirectFunctionCall1(int8_numeric, Int64GetDatum(0));
+	Datum		most = DirectFunctionCall1(int8_numeric, Int64GetDatum(PG_INT64_MAX));
+
+	if (value->type == jbvNumeric)
+	{
+		Datum		number = NumericGetDatum(value->val.numeric);
+		Datum		whole = DirectFunctionCall2(numeric_trunc, number, Int32GetDatum(0));
+
+		if (DatumGetBool(DirectFunctionCall2(numeric_eq, number, whole)) &&
+			DatumGetBool(DirectFunctionCall2(numeric_ge, number, zero)))
+		{
+			number = DirectFunctionCall2(numeric_smaller, number, most);
+			return DatumGetInt64(DirectFunctionCall1(numeric_int8, number));
+		}
+	}
+	complain(compiler, path, "the value is not an integer of at least 0");
+
+	return -1;
+}
+
+/*
+ * regex_of compiles a regular expression.
+ */
+static regex_t *
+regex_of(Compiler *compiler, PaName pattern, const char *path)
+{
+	const char *problem;
+	regex_t    *regex = pa_compile_regex(pattern, &problem);
+
+	if (regex == NULL)
+		complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
+										  Min(pattern.length, 100), pattern.text, problem));
+
+	return regex;
+}
+
+static void
+read_pattern(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	if (value->type != jbvString)
+	{
+		complain(compiler, path, "pattern is not a string");
+		return;
+	}
+	node->pattern = name_of(value);
+	node->regex = regex_of(compiler, node->pattern, path);
+}
+
+static void
+read_pattern_properties(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	PaProperty *properties = properties_of(compiler, value, path, &node->n_pattern_properties);
+
+	node->pattern_properties = palloc(sizeof(PaPatternProperty) * (node->n_pattern_properties + 1));
+	for (int i = 0; i < node->n_pattern_properties; i++)
+	{
+		node->pattern_properties[i].pattern = properties[i].name;
+		node->pattern_properties[i].schema = properties[i].schema;
+		node->pattern_properties[i].regex = regex_of(compiler, properties[i].name, path);
+	}
+}
+
+static void
+read_dependencies(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	JsonbValue *values;
+	PaName	   *keys;
+
+	if (!is_object(value))
+	{
+		complain(compiler, path, "dependentRequired is not an object");
+		return;
+	}
+	values = elements(value, &keys, &node->n_dependencies);
+	node->dependencies = palloc(sizeof(PaDependency) * (node->n_dependencies + 1));
+	for (int i = 0; i < node->n_dependencies; i++)
+	{
+		node->dependencies[i].name = keys[i];
+		node->dependencies[i].required = names_of(compiler, &values[i], pa_pointer_append(path, keys[i]));
+	}
+}
+
+static void
+read_multiple_of(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	node->multiple_of = number_of(compiler, value, path);
+	if (node->multiple_of &&
+		DatumGetInt32(DirectFunctionCall2(numeric_cmp, NumericGetDatum(node->multiple_of),
+										  DirectFunctionCall1(int8_numeric, Int64GetDatum(0)))) <= 0)
+		complain(compiler, path, "multipleOf is not greater than 0");
+}
+
+static void
+read_unique_items(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	if (value->type != jbvBool)
+		complain(compiler, path, "uniqueItems is not a boolean");
+	else
+		node->unique_items = value->val.boolean;
+}
+
+static void
+read_defs(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	int			count;
+
+	/* Compiled although nothing may refer to them: a schema is valid or it is not. */
+	(void) properties_of(compiler, value, path, &count);
+}
+
+/* Keywords whose value goes into a field of the node in the same way. */
+#define READER(function, field, reading) \
+static void \
+function(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path) \
+{ \
+	node->field = reading(compiler, value, path); \
+}
+
+READER(read_all_of, all_of, schemas_of)
+READER(read_any_of, any_of, schemas_of)
+READER(read_one_of, one_of, schemas_of)
+READER(read_prefix_items, prefix_items, schemas_of)
+READER(read_not, not, compile_at)
+READER(read_if, condition, compile_at)
+READER(read_then, consequence, compile_at)
+READER(read_else, alternative, compile_at)
+READER(read_items, items, compile_at)
+READER(read_contains, contains, compile_at)
+READER(read_unevaluated_items, unevaluated_items, compile_at)
+READER(read_additional_properties, additional_properties, compile_at)
+READER(read_property_names, property_names, compile_at)
+READER(read_unevaluated_properties, unevaluated_properties, compile_at)
+READER(read_required, required, names_of)
+READER(read_maximum, maximum, number_of)
+READER(read_minimum, minimum, number_of)
+READER(read_exclusive_maximum, exclusive_maximum, number_of)
+READER(read_exclusive_minimum, exclusive_minimum, number_of)
+READER(read_max_length, max_length, count_of)
+READER(read_min_length, min_length, count_of)
+READER(read_max_items, max_items, count_of)
+READER(read_min_items, min_items, count_of)
+READER(read_max_contains, max_contains, count_of)
+READER(read_min_contains, min_contains, count_of)
+READER(read_max_properties, max_properties, count_of)
+READER(read_min_properties, min_properties, count_of)
+
+static void
+read_properties(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	node->properties = properties_of(compiler, value, path, &node->n_properties);
+}
+
+static void
+read_dependent_schemas(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	node->dependent_schemas = properties_of(compiler, value, path, &node->n_dependent_schemas);
+}
+
+/* The keywords; others are ignored, as the draft says. */
+static const struct
+{
+	const char *name;
+	ReadKeyword read;
+}			keywords[] =
+{
+	{"$defs", read_defs},
+	{"$dynamicRef", refuse_dynamic},
+	{"$ref", read_reference},
+	{"additionalProperties", read_additional_properties},
+	{"allOf", read_all_of},
+	{"anyOf", read_any_of},
+	{"const", read_const},
+	{"contains", read_contains},
+	{"dependentRequired", read_dependencies},
+	{"dependentSchemas", read_dependent_schemas},
+	{"else", read_else},
+	{"enum", read_enum},
+	{"exclusiveMaximum", read_exclusive_maximum},
+	{"exclusiveMinimum", read_exclusive_minimum},
+	{"if", read_if},
+	{"items", read_items},
+	{"maxContains", read_max_contains},
+	{"maxItems", read_max_items},
+	{"maxLength", read_max_length},
+	{"maxProperties", read_max_properties},
+	{"maximum", read_maximum},
+	{"minContains", read_min_contains},
+	{"minItems", read_min_items},
+	{"minLength", read_min_length},
+	{"minProperties", read_min_properties},
+	{"minimum", read_minimum},
+	{"multipleOf", read_multiple_of},
+	{"not", read_not},
+	{"oneOf", read_one_of},
+	{"pattern", read_pattern},
+	{"patternProperties", read_pattern_properties},
+	{"prefixItems", read_prefix_items},
+	{"properties", read_properties},
+	{"propertyNames", read_property_names},
+	{"required", read_required},
+	{"then", read_then},
+	{"type", read_type},
+	{"unevaluatedItems", read_unevaluated_items},
+	{"unevaluatedProperties", read_unevaluated_properties},
+	{"uniqueItems", read_unique_items}
+};
+
+/*
+ * new_node makes the node of a place, without any keyword.
+ */
+static PaSchema *
+new_node(Compiler *compiler, const char *path, uint32 hash)
+{
+	PaSchema   *schema = palloc0(sizeof(PaSchema));
+	Node	   *node = palloc(sizeof(Node));
+
+	schema->path = pstrdup(path);
+	schema->max_length = schema->min_length = -1;
+	schema->max_items = schema->min_items = -1;
+	schema->max_contains = schema->min_contains = -1;
+	schema->max_properties = schema->min_properties = -1;
+
+	node->hash = hash;
+	node->schema = schema;
+	compiler->nodes = lappend(compiler->nodes, node);
+
+	return schema;
+}
+
+/*
+ * node_at finds the node that was made for a place; NULL when none was.
+ */
+static PaSchema *
+node_at(Compiler *compiler, const char *path, uint32 hash)
+{
+	ListCell   *cell;
+
+	foreach(cell, compiler->nodes)
+	{
+		Node	   *node = lfirst(cell);
+
+		if (node->hash == hash && strcmp(node->schema->path, path) == 0)
+			return node->schema;
+	}
+
+	return NULL;
+}
+
+/*
+ * compile_at makes the node of the schema that stands at a place.
+ */
+static PaSchema *
+compile_at(Compiler *compiler, JsonbValue *value, const char *path)
+{
+	uint32		hash = hash_bytes((const unsigned char *) path, strlen(path));
+	PaSchema   *node = node_at(compiler, path, hash);
+
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+
+	if (node)
+		return node;
+	node = new_node(compiler, path, hash);
+
+	if (value->type == jbvBool)
+		node->is_false = !value->val.boolean;
+	else if (!is_object(value))
+		complain(compiler, pstrdup(path), "a schema is an object or a boolean");
+	else
+		for (int i = 0; i < (int) lengthof(keywords); i++)
+		{
+			JsonbValue *found = child(value, keywords[i].name);
+
+			if (found)
+				keywords[i].read(compiler, node, found, pa_pointer_append(path, literal(keywords[i].name)));
+		}
+
+	return node;
+}
+
+/*
+ * pa_compile_schema compiles a schema in the current memory context.  What is wrong with it is told
+ * in *problem, and the result is NULL then.  The schema must live as long as the result.
+ */
+PaSchema *
+pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem)
+{
+	Compiler	compiler = {0};
+	PaSchema   *node;
+
+	problem->path = NULL;
+	problem->message = NULL;
+	compiler.problem = problem;
+	pa_root_value(schema, &compiler.root);
+
+	identify(&compiler, pstrdup(""), "");
+	scan(&compiler, &compiler.root, "", "");
+	node = compile_at(&compiler, &compiler.root, "");
+
+	return problem->path ? NULL : node;
+}
