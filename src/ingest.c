@@ -21,6 +21,7 @@
 #include "partition.h"
 #include "query.h"
 #include "settings.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -37,6 +38,7 @@ typedef struct Ingest
 {
 	int32		batch_size;
 	Oid			events;
+	PaPolicy   *policy;			/* of events; NULL: its partitions are not managed */
 	int64		job_id;
 	int64		taken;			/* rows taken out of staging */
 	int64		inserted;
@@ -44,6 +46,7 @@ typedef struct Ingest
 	int64		quarantined;
 	int64		deferred;		/* put back into staging */
 	int			partitions;		/* made for the batch */
+	bool		unnumbered;		/* some row has no event_id */
 } Ingest;
 
 /* Make events of the valid rows "first" to "last" whose event_time is in "inside" but not in "outside". */
@@ -60,7 +63,7 @@ typedef struct Insertion
  * Takes at most $1 rows out of staging and says of each what is wrong with it.
  *
  * The batch's users are locked, so that they are still there when the rows arrive in events.
- * $2 is the clock, $3 and $4 the accepted age and lead of an event.  The year 1 bounds a
+ * $2 is the clock, $3 and $4 the accepted age and lead of an event, $5 the end of the retention.  The year 1 bounds a
  * received_at so that no subtraction leaves the range of timestamptz.
  */
 static const char *const take_query =
@@ -73,7 +76,7 @@ static const char *const take_query =
 " WHERE u.user_id IN (SELECT t.user_id FROM taken t) FOR KEY SHARE OF u),"
 " checked AS ("
 " SELECT t.*, t.user_id IS NULL OR k.user_id IS NOT NULL AS user_is_known,"
-" w.arrival - $3 AS oldest, w.arrival + $4 AS newest"
+" greatest(w.arrival - $3, $5) AS oldest, w.arrival + $4 AS newest"
 " FROM taken t LEFT JOIN known k ON k.user_id = t.user_id,"
 " LATERAL (SELECT greatest(least(coalesce(t.received_at, $2), $2), timestamptz '0001-01-01') AS arrival) w)"
 " SELECT row_number() OVER () AS line, event_id, user_id, org_id, event_type, payload, event_time,"
@@ -167,18 +170,22 @@ static Tuplestorestate *
 take_batch(Ingest *ingest)
 {
 	int			guc_level = pa_utc_enter();
+	TimestampTz now = GetCurrentTimestamp();
 	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
 	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
 	PaParameters parameters = {0};
 
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(ingest->batch_size));
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(now));
 	add_interval(&parameters, pa_max_event_age);
 	add_interval(&parameters, pa_max_event_lead);
+	pa_add_parameter(&parameters, TIMESTAMPTZOID,
+					 TimestampTzGetDatum(ingest->policy ? pa_expiry(ingest->policy, now) : DT_NOBEGIN));
 
 	SetTuplestoreDestReceiverParams(receiver, store, CurrentMemoryContext, true, NULL, NULL);
 	ingest->taken = pa_query_into(receiver, take_query, &parameters);
 	register_batch(store, ingest->taken);
+	ingest->unnumbered = pa_query("SELECT FROM batch WHERE event_id IS NULL LIMIT 1", NULL, SPI_OK_SELECT) > 0;
 
 	pa_utc_leave(guc_level);
 
@@ -258,40 +265,106 @@ add_ranges(PaParameters *parameters, List *ranges)
 	pa_utc_leave(guc_level);
 }
 
+/* The columns of events that a batch fills but for event_id, and where they come from. */
+#define EVENT_COLUMNS "user_id, org_id, event_type, event_props, event_time, received_at, device_type"
+#define EVENT_VALUES "user_id, org_id, event_type, payload, event_time, received_at, payload->>'device'"
+
 /*
- * insert_lines is the work of an Insertion: valid rows become events, unless they are there.
+ * add_selection appends the parameters of SELECTED_LINES.
  */
 static void
-insert_lines(void *argument)
+add_selection(PaParameters *parameters, Insertion *insertion)
 {
-	Insertion  *insertion = argument;
+	add_ranges(parameters, insertion->inside);
+	add_ranges(parameters, insertion->outside);
+	pa_add_parameter(parameters, INT8OID, Int64GetDatum(insertion->first));
+	pa_add_parameter(parameters, INT8OID, Int64GetDatum(insertion->last));
+}
+
+/*
+ * insert_identified makes events of the rows that have an event_id, unless the events are there.
+ */
+static void
+insert_identified(Insertion *insertion)
+{
 	PaParameters parameters = {0};
-	uint64		valid;
-	uint64		inserted;
+	int64		valid;
+	int64		inserted;
 	bool		isnull;
 
-	add_ranges(&parameters, insertion->inside);
-	add_ranges(&parameters, insertion->outside);
-	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(insertion->first));
-	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(insertion->last));
-
-	pa_query("SELECT count(*) FROM batch WHERE " SELECTED_LINES, &parameters, SPI_OK_SELECT);
+	add_selection(&parameters, insertion);
+	pa_query("SELECT count(*) FROM batch WHERE event_id IS NOT NULL AND " SELECTED_LINES, &parameters, SPI_OK_SELECT);
 	valid = DatumGetInt64(pa_result(0, 1, &isnull));
 	if (valid == 0)
 		return;
 
-	inserted = pa_query("INSERT INTO prod_analytics.events"
-						" (event_id, user_id, org_id, event_type, event_props, event_time, received_at, device_type)"
-						" SELECT coalesce(event_id,"
-						" nextval(pg_get_serial_sequence('prod_analytics.events', 'event_id'))),"
-						" user_id, org_id, event_type, payload, event_time, received_at,"
-						" payload->>'device'"
-						" FROM batch WHERE " SELECTED_LINES
+	inserted = pa_query("INSERT INTO prod_analytics.events (event_id, " EVENT_COLUMNS ")"
+						" SELECT event_id, " EVENT_VALUES " FROM batch"
+						" WHERE event_id IS NOT NULL AND " SELECTED_LINES
 						" ON CONFLICT (event_id, event_time) DO NOTHING",
 						&parameters, SPI_OK_INSERT);
 
 	insertion->ingest->inserted += inserted;
 	insertion->ingest->duplicates += valid - inserted;
+}
+
+/*
+ * Gives the rows without an event_id a number and inserts them; $5 says which lines (NULL: all), $6
+ * whether the number is the sequence's next or one drawn from all.  Returns the lines whose number an
+ * event of that moment had already.
+ */
+static const char *const number_query =
+"WITH numbered AS MATERIALIZED ("
+" SELECT line, CASE WHEN $6 THEN (random() * 9007199254740991)::bigint * 1024"
+" ELSE nextval(pg_get_serial_sequence('prod_analytics.events', 'event_id')) END AS new_id, " STAGED_COLUMNS
+" FROM batch WHERE event_id IS NULL AND ($5 IS NULL OR line = ANY ($5)) AND " SELECTED_LINES "),"
+" inserted AS ("
+" INSERT INTO prod_analytics.events (event_id, " EVENT_COLUMNS ")"
+" SELECT new_id, " EVENT_VALUES " FROM numbered"
+" ON CONFLICT (event_id, event_time) DO NOTHING RETURNING event_id, event_time)"
+" SELECT (SELECT count(*) FROM inserted), array_agg(n.line) FROM numbered n"
+" WHERE NOT EXISTS (SELECT FROM inserted i WHERE i.event_id = n.new_id AND i.event_time = n.event_time)";
+
+/*
+ * insert_numbered makes events of the rows that have no event_id: each is an event of its own.
+ *
+ * The sequence can come upon numbers that loaders gave; such a row gets another one, drawn from so many
+ * that a second try is enough.  What a trigger suppresses remains, and is no event.
+ */
+static void
+insert_numbered(Insertion *insertion)
+{
+	bool		isnull = true;
+	Datum		left = (Datum) 0;
+
+	for (int tries = 0; tries < 3; tries++)
+	{
+		PaParameters parameters = {0};
+
+		add_selection(&parameters, insertion);
+		pa_add_parameter(&parameters, INT8ARRAYOID, left);
+		parameters.nulls[parameters.count - 1] = isnull ? 'n' : ' ';
+		pa_add_parameter(&parameters, BOOLOID, BoolGetDatum(tries > 0));
+		pa_query(number_query, &parameters, SPI_OK_SELECT);
+
+		insertion->ingest->inserted += DatumGetInt64(pa_result(0, 1, &isnull));
+		left = pa_result(0, 2, &isnull);
+		if (isnull)
+			return;
+	}
+
+	insertion->ingest->duplicates += ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(left)), ARR_DIMS(DatumGetArrayTypeP(left)));
+}
+
+/*
+ * insert_lines is the work of an Insertion: valid rows become events.
+ */
+static void
+insert_lines(void *argument)
+{
+	insert_identified(argument);
+	if (((Insertion *) argument)->ingest->unnumbered)
+		insert_numbered(argument);
 }
 
 /*
@@ -455,7 +528,7 @@ make_needed(void *argument)
 {
 	Needed	   *needed = argument;
 
-	(void) pa_make_partitions(needed->policy, needed->ranges);
+	(void) pa_make_partitions(needed->policy, needed->ranges, NULL);
 }
 
 /*
@@ -496,7 +569,7 @@ make_partitions(Ingest *ingest, PaPolicy *policy)
 static void
 settle_batch(Ingest *ingest)
 {
-	PaPolicy   *policy = pa_policy(ingest->events);
+	PaPolicy   *policy = ingest->policy;
 	PaRange		always = {DT_NOBEGIN, DT_NOEND};
 	List	   *missing;
 	List	   *still_missing;
@@ -520,8 +593,10 @@ static void
 ingest_batch(void *argument)
 {
 	Ingest	   *ingest = argument;
-	Tuplestorestate *store = take_batch(ingest);
+	Tuplestorestate *store;
 
+	ingest->policy = pa_policy(ingest->events);
+	store = take_batch(ingest);
 	if (ingest->taken > 0)
 		settle_batch(ingest);
 	release_batch(store);

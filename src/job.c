@@ -11,18 +11,20 @@
  */
 #include "prod_analytics.h"
 
+#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "guard.h"
 #include "job.h"
+#include "miscadmin.h"
 #include "query.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 
 PG_FUNCTION_INFO_V1(pa_job_begin);
-PG_FUNCTION_INFO_V1(pa_job_continue);
 PG_FUNCTION_INFO_V1(pa_job_note);
 PG_FUNCTION_INFO_V1(pa_job_finish);
 
@@ -39,18 +41,88 @@ jsonb_result(void)
 }
 
 /*
+ * lock_key is the key of a job's advisory lock.
+ */
+static int64
+lock_key(const char *job_name)
+{
+	char	   *key = psprintf("etl_%s", job_name);
+
+	return (int64) DatumGetInt32(DirectFunctionCall1Coll(hashtext, DEFAULT_COLLATION_OID, CStringGetTextDatum(key)));
+}
+
+/*
  * pa_job_lock takes the job's lock until the end of the transaction; false when another session
  * holds it.
  */
 bool
 pa_job_lock(const char *job_name)
 {
-	char	   *key = psprintf("etl_%s", job_name);
-	Datum		hash = DirectFunctionCall1Coll(hashtext, DEFAULT_COLLATION_OID,
-											   CStringGetTextDatum(key));
-
 	return DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
-											Int64GetDatum((int64) DatumGetInt32(hash))));
+											Int64GetDatum(lock_key(job_name))));
+}
+
+/*
+ * The lock of a procedure that commits, held across its transactions by the session; 0: none.
+ */
+static int64 held_key = 0;
+
+/*
+ * key_lock is the lock that pg_advisory_lock(key) takes.
+ */
+static LOCKTAG
+key_lock(int64 key)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, 1);
+
+	return tag;
+}
+
+/*
+ * release_held gives the session's lock back.
+ */
+static void
+release_held(void)
+{
+	LOCKTAG		tag = key_lock(held_key);
+
+	if (held_key != 0)
+		(void) LockRelease(&tag, ExclusiveLock, true);
+	held_key = 0;
+}
+
+/*
+ * release_on_abort gives the lock back when the procedure fails or is cancelled, so that no other session
+ * is kept out for as long as this one lives.
+ */
+static void
+release_on_abort(XactEvent event, void *argument)
+{
+	if (event == XACT_EVENT_ABORT && held_key != 0)
+		release_held();
+}
+
+/*
+ * hold_lock takes the job's lock for the session; false when another session holds it.
+ */
+static bool
+hold_lock(const char *job_name)
+{
+	static bool registered = false;
+	int64		key = lock_key(job_name);
+	LOCKTAG		tag = key_lock(key);
+
+	if (!registered)
+		RegisterXactCallback(release_on_abort, NULL);
+	registered = true;
+
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	held_key = key;
+
+	return true;
 }
 
 /*
@@ -85,11 +157,13 @@ pa_job_end(int64 job_id, const char *status, int64 rows, Datum details)
 	pa_add_parameter(&parameters, JSONBOID, details);
 	if (pa_query("UPDATE prod_analytics.etl_jobs"
 				 " SET finished_at = clock_timestamp(), status = $2, rows_processed = $3, details = $4"
-				 " WHERE job_id = $1"
+				 " WHERE job_id = $1 AND status = 'RUNNING'"
 				 " RETURNING jsonb_build_object('job_id', job_id, 'status', status, 'rows', rows_processed,"
 				 " 'duration_seconds', extract(epoch FROM finished_at - started_at)) || details",
 				 &parameters, SPI_OK_UPDATE_RETURNING) != 1)
-		elog(ERROR, "run " INT64_FORMAT " is not in etl_jobs", job_id);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("run " INT64_FORMAT " in etl_jobs is not running", job_id)));
 
 	return jsonb_result();
 }
@@ -181,8 +255,8 @@ leave_log(PaGuard *guard)
 }
 
 /*
- * job_begin(job_name text) takes the job's lock until the end of the transaction, logs the start of a
- * run and returns its job_id; NULL, and a run logged as SKIPPED, when another session holds the lock.
+ * job_begin(job_name text) takes the job's lock until job_finish() or a failure, logs the start of a run and
+ * returns its job_id; NULL, and a run logged as SKIPPED, when another session holds the lock.
  */
 Datum
 pa_job_begin(PG_FUNCTION_ARGS)
@@ -194,7 +268,7 @@ pa_job_begin(PG_FUNCTION_ARGS)
 
 	pa_forbid_read_only("job_begin()");
 	enter_log(&guard);
-	locked = pa_job_lock(job_name);
+	locked = hold_lock(job_name);
 	if (locked)
 	{
 		bury_dead_runs(job_name);
@@ -208,16 +282,6 @@ pa_job_begin(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 
 	PG_RETURN_INT64(job_id);
-}
-
-/*
- * job_continue(job_name text) takes the job's lock again after a commit; false when another session
- * has taken the job over.
- */
-Datum
-pa_job_continue(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(pa_job_lock(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 }
 
 /*
@@ -255,6 +319,7 @@ pa_job_finish(PG_FUNCTION_ARGS)
 	result = pa_job_end(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						PG_GETARG_INT64(2), PG_GETARG_DATUM(3));
 	leave_log(&guard);
+	release_held();
 
 	PG_RETURN_DATUM(result);
 }

@@ -20,6 +20,7 @@
 #include "query.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -52,10 +53,10 @@ pa_wanted_span(PaPolicy *policy, TimestampTz at)
 
 /*
  * pa_missing_slots lists the ranges of the partitions that are missing in a span, one a slot, in the
- * order of time.
+ * order of time; at most so many.
  */
 List *
-pa_missing_slots(PaPolicy *policy, PaRange span)
+pa_missing_slots(PaPolicy *policy, PaRange span, int most)
 {
 	List	   *slots = NIL;
 	ListCell   *cell;
@@ -64,7 +65,7 @@ pa_missing_slots(PaPolicy *policy, PaRange span)
 	{
 		PaRange		missing = *(PaRange *) lfirst(cell);
 
-		while (missing.lower < missing.upper)
+		while (missing.lower < missing.upper && list_length(slots) < most)
 		{
 			PaRange    *range = palloc(sizeof(PaRange));
 
@@ -146,14 +147,15 @@ drain_default(PaPolicy *policy, const char *target_name, PaRange range)
 
 /*
  * pa_make_partitions makes the partitions of some ranges, with the rows that the default partition
- * has for them, and returns how many rows these were.
+ * has for them, and returns how many rows these were; *names (unless NULL) are the partitions' names.
  *
  * The caller is connected to SPI, inside a guard, and holds pa_lock_partitioning.
  */
 int64
-pa_make_partitions(PaPolicy *policy, List *ranges)
+pa_make_partitions(PaPolicy *policy, List *ranges, List **names_made)
 {
 	int			guc_level = pa_utc_enter();
+	int			limit_level;
 	List	   *names = NIL;
 	ListCell   *range_cell;
 	ListCell   *name_cell;
@@ -168,6 +170,7 @@ pa_make_partitions(PaPolicy *policy, List *ranges)
 	if (ranges != NIL)
 		pa_lock_to_attach(policy);
 
+	limit_level = pa_limit_waiting();
 	forboth(range_cell, ranges, name_cell, names)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -175,7 +178,10 @@ pa_make_partitions(PaPolicy *policy, List *ranges)
 		pa_query(pa_attach_sql(policy, lfirst(name_cell), lfirst(range_cell)), NULL, SPI_OK_UTILITY);
 	}
 
+	AtEOXact_GUC(true, limit_level);
 	pa_utc_leave(guc_level);
+	if (names_made)
+		*names_made = names;
 
 	return moved;
 }
@@ -224,36 +230,52 @@ partition_range(PaPolicy *policy, Oid partition)
 }
 
 /*
+ * unchecked_partition finds a partition whose CHECK is missing, or not validated; InvalidOid when there
+ * is none.
+ */
+static Oid
+unchecked_partition(PaPolicy *policy, const char *column, bool *has_check)
+{
+	PaParameters parameters = {0};
+	bool		isnull;
+
+	pa_add_parameter(&parameters, OIDOID, ObjectIdGetDatum(policy->parent));
+	pa_add_parameter(&parameters, OIDOID, ObjectIdGetDatum(pa_default_partition(policy)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(pa_check_name(policy, column)));
+	if (pa_query(unchecked_query, &parameters, SPI_OK_SELECT) == 0)
+		return InvalidOid;
+	*has_check = DatumGetBool(pa_result(0, 2, &isnull));
+
+	return DatumGetObjectId(pa_result(0, 1, &isnull));
+}
+
+/*
  * check_next_partition does the next step towards a CHECK on the date column of each partition, and
  * tells whether there was one to do.
  *
  * The step that locks the partition is short, the one that reads it locks little: a caller that
- * commits in between holds up nobody.
+ * commits in between holds up nobody.  Nobody attaches or detaches meanwhile.
  */
 static bool
 check_next_partition(PaPolicy *policy)
 {
 	char	   *column = pa_utc_date_column(policy);
-	PaParameters parameters = {0};
+	bool		has_check;
 	Oid			partition;
-	bool		isnull;
 	PaRange		range;
 	int			guc_level;
 
-	if (column == NULL)
+	if (column == NULL || !OidIsValid(unchecked_partition(policy, column, &has_check)))
 		return false;
 
-	pa_add_parameter(&parameters, OIDOID, ObjectIdGetDatum(policy->parent));
-	pa_add_parameter(&parameters, OIDOID, ObjectIdGetDatum(pa_default_partition(policy)));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(pa_check_name(column)));
-	if (pa_query(unchecked_query, &parameters, SPI_OK_SELECT) == 0)
+	pa_lock_partitioning(policy);
+	partition = unchecked_partition(policy, column, &has_check);
+	if (!OidIsValid(partition))
 		return false;
-
-	partition = DatumGetObjectId(pa_result(0, 1, &isnull));
-	if (DatumGetBool(pa_result(0, 2, &isnull)))
+	if (has_check)
 	{
 		pa_query(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", pa_relation_sql(partition),
-						  quote_identifier(pa_check_name(column))), NULL, SPI_OK_UTILITY);
+						  quote_identifier(pa_check_name(policy, column))), NULL, SPI_OK_UTILITY);
 		return true;
 	}
 
@@ -264,29 +286,31 @@ check_next_partition(PaPolicy *policy)
 	guc_level = pa_utc_enter();
 	pa_lock_to_alter(partition);
 	pa_query(psprintf("ALTER TABLE %s ADD %s NOT VALID", pa_relation_sql(partition),
-					  pa_date_check(column, range)), NULL, SPI_OK_UTILITY);
+					  pa_date_check(policy, column, range)), NULL, SPI_OK_UTILITY);
 	pa_utc_leave(guc_level);
 
 	return true;
 }
 
 /*
- * at_most cuts a list of ranges to what one transaction may make, and says so.
+ * slots_to_make lists the ranges of missing partitions that this transaction makes, and says so when
+ * these are not all.
  */
 static List *
-at_most(PaPolicy *policy, List *ranges)
+slots_to_make(PaPolicy *policy, PaRange span)
 {
-	if (list_length(ranges) <= PA_MAX_PARTITIONS_PER_CALL)
-		return ranges;
+	List	   *slots = pa_missing_slots(policy, span, PA_MAX_PARTITIONS_PER_CALL + 1);
+
+	if (list_length(slots) <= PA_MAX_PARTITIONS_PER_CALL)
+		return slots;
 
 	ereport(WARNING,
-			(errmsg("making %d of %d missing partitions of \"%s\"", PA_MAX_PARTITIONS_PER_CALL,
-					list_length(ranges), get_rel_name(policy->parent)),
-			 errdetail("One transaction makes at most %d partitions.", PA_MAX_PARTITIONS_PER_CALL),
-			 errhint("Commit and call again, or CALL %s.maintain_partitions(), which commits after each.",
-					 PA_SCHEMA)));
+			(errmsg("more than %d partitions of \"%s\" are missing, and so many are made",
+					PA_MAX_PARTITIONS_PER_CALL, get_rel_name(policy->parent)),
+			 errdetail("One transaction's locks would not be enough for all."),
+			 errhint("Commit, and call again until the result is 0.")));
 
-	return list_truncate(ranges, PA_MAX_PARTITIONS_PER_CALL);
+	return list_truncate(slots, PA_MAX_PARTITIONS_PER_CALL);
 }
 
 /*
@@ -304,15 +328,15 @@ ensure_span(PaPolicy *policy, PaRange span)
 		return 0;
 
 	pa_lock_partitioning(policy);
-	missing = at_most(policy, pa_missing_slots(policy, span));
-	(void) pa_make_partitions(policy, missing);
+	missing = slots_to_make(policy, span);
+	(void) pa_make_partitions(policy, missing, NULL);
 
 	return list_length(missing);
 }
 
 /*
  * pa_ensure makes what a table's policy wants and is missing around a moment, and returns how many
- * partitions it made.
+ * partitions it made.  When none was missing it adds CHECKs that are.
  */
 int
 pa_ensure(PaPolicy *policy, TimestampTz at)
@@ -320,6 +344,7 @@ pa_ensure(PaPolicy *policy, TimestampTz at)
 	PaGuard		guard;
 	int			made;
 
+	pa_check_policy(policy);
 	pa_enter_policy(policy, &guard);
 
 	made = ensure_span(policy, pa_wanted_span(policy, at));
@@ -328,7 +353,9 @@ pa_ensure(PaPolicy *policy, TimestampTz at)
 		pa_lock_partitioning(policy);
 		made += make_default_partition(policy);
 	}
-	while (check_next_partition(policy))
+
+	/* Reading attached partitions can take long: not while new ones keep others waiting. */
+	while (made == 0 && check_next_partition(policy))
 		CHECK_FOR_INTERRUPTS();
 
 	pa_leave_policy(&guard);
@@ -497,8 +524,10 @@ pa_make_next_partition(PG_FUNCTION_ARGS)
 	}
 	else if (next_to_make(policy, at, &range))
 	{
-		name = pa_partition_name(policy, range);
-		moved = pa_make_partitions(policy, list_make1(&range));
+		List	   *names;
+
+		moved = pa_make_partitions(policy, list_make1(&range), &names);
+		name = linitial(names);
 	}
 
 	if (name == NULL)

@@ -52,6 +52,7 @@ typedef struct PaPolicy
 	Oid			parent;
 	char	   *control;		/* the partition key column */
 	Oid			type;			/* timestamptz, timestamp, date or bigint */
+	char	   *epoch_unit;		/* what a bigint counts; else NULL */
 	int64		unit;			/* microseconds in 1, for bigint; else 1 */
 	Interval	width;			/* months, days or hours, not mixed */
 	int			ahead;
@@ -59,16 +60,19 @@ typedef struct PaPolicy
 	Interval   *retention;		/* NULL: for ever */
 	char	   *timezone;		/* in which bounds are whole hours, days or months */
 	bool		default_partition;
+	List	   *names;			/* of partitions made or planned in this call */
 } PaPolicy;
 
 /* partition_policy.c */
 extern List *pa_policies(Oid parent);
+extern void pa_check_policy(PaPolicy *policy);
 extern PaPolicy *pa_policy(Oid parent);
 extern PaPolicy *pa_policy_or_error(Oid parent);
 extern void pa_enter_policy(PaPolicy *policy, PaGuard *guard);
 extern void pa_leave_policy(PaGuard *guard);
 extern void pa_warn_of_table(PaPolicy *policy, ErrorData *error);
 extern char *pa_relation_sql(Oid relation);
+extern bool pa_split_name(const char *name, char **schema, char **relation);
 extern Oid	pa_named_relation(const char *name);
 
 /* partition_bounds.c */
@@ -88,16 +92,17 @@ extern Oid	pa_default_partition(PaPolicy *policy);
 /* partition_lock.c */
 extern void pa_lock_partitioning(PaPolicy *policy);
 extern void pa_lock_to_attach(PaPolicy *policy);
-extern void pa_lock_to_detach(PaPolicy *policy, Oid partition);
+extern void pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables);
+extern int	pa_limit_waiting(void);
 extern void pa_lock_to_alter(Oid partition);
 extern void pa_reset_waits(void);
 extern char *pa_describe_waits(void);
 
 /* partition.c */
 extern PaRange pa_wanted_span(PaPolicy *policy, TimestampTz at);
-extern List *pa_missing_slots(PaPolicy *policy, PaRange span);
+extern List *pa_missing_slots(PaPolicy *policy, PaRange span, int most);
 extern PaRange pa_missing_slot_at(PaPolicy *policy, PaKey key);
-extern int64 pa_make_partitions(PaPolicy *policy, List *ranges);
+extern int64 pa_make_partitions(PaPolicy *policy, List *ranges, List **names);
 extern int	pa_ensure(PaPolicy *policy, TimestampTz at);
 
 /* partition_sql.c */
@@ -106,8 +111,8 @@ extern char *pa_default_partition_name(PaPolicy *policy);
 extern char *pa_create_sql(PaPolicy *policy, const char *name, PaRange *range);
 extern char *pa_attach_sql(PaPolicy *policy, const char *name, PaRange *range);
 extern char *pa_utc_date_column(PaPolicy *policy);
-extern char *pa_check_name(const char *column);
-extern char *pa_date_check(const char *column, PaRange range);
+extern char *pa_check_name(PaPolicy *policy, const char *column);
+extern char *pa_date_check(PaPolicy *policy, const char *column, PaRange range);
 extern void pa_copy_privileges(Oid parent, const char *partition);
 
 /* partition_drain.c */

@@ -11,7 +11,9 @@
 #include "partition.h"
 #include "query.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(pa_drop_expired_partitions);
@@ -45,6 +47,19 @@ pa_expired(PaPolicy *policy, TimestampTz at)
 }
 
 /*
+ * check_kind refuses a partition that is not ours to drop.
+ */
+static void
+check_kind(PaPartition *partition)
+{
+	if (get_rel_relkind(partition->relation) == RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("expired partition \"%s\" is a foreign table", get_rel_name(partition->relation)),
+				 errhint("Detach it, and drop it where its rows are.")));
+}
+
+/*
  * expire detaches a partition, and drops it unless the table is to be kept.
  */
 static void
@@ -52,13 +67,6 @@ expire(PaPolicy *policy, PaPartition *partition, bool keep_table)
 {
 	char	   *name = pa_relation_sql(partition->relation);
 
-	if (get_rel_relkind(partition->relation) == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("expired partition %s is a foreign table", name),
-				 errhint("Detach it, and drop it where its rows are.")));
-
-	pa_lock_to_detach(policy, partition->relation);
 	if (pa_before_expiry)
 		pa_before_expiry(policy, partition);
 	pa_query(psprintf("ALTER TABLE %s DETACH PARTITION %s", pa_relation_sql(policy->parent), name),
@@ -72,11 +80,37 @@ typedef struct Expiry
 {
 	PaPolicy   *policy;
 	TimestampTz at;
-	bool		keep_table;
+	bool		keep_tables;
 	int			most;			/* how many to drop at the most */
 	int			dropped;
 	char	   *last;			/* the name of the last one dropped */
 } Expiry;
+
+/*
+ * expire_listed drops partitions, whose locks are taken all before the first is touched.
+ */
+static void
+expire_listed(Expiry *expiry, List *partitions)
+{
+	int			guc_level;
+	ListCell   *cell;
+
+	foreach(cell, partitions)
+		check_kind(lfirst(cell));
+	pa_lock_to_detach(expiry->policy, partitions, expiry->keep_tables);
+
+	guc_level = pa_limit_waiting();
+	foreach(cell, partitions)
+	{
+		PaPartition *partition = lfirst(cell);
+
+		CHECK_FOR_INTERRUPTS();
+		expiry->last = MemoryContextStrdup(GetMemoryChunkContext(expiry->policy), pa_relation_sql(partition->relation));
+		expire(expiry->policy, partition, expiry->keep_tables);
+		expiry->dropped++;
+	}
+	AtEOXact_GUC(true, guc_level);
+}
 
 /*
  * do_expiry is the work of an Expiry.
@@ -86,23 +120,19 @@ do_expiry(void *argument)
 {
 	Expiry	   *expiry = argument;
 	PaGuard		guard;
-	ListCell   *cell;
+	List	   *expired;
+
+	pa_check_policy(expiry->policy);
+	if (pa_expired(expiry->policy, expiry->at) == NIL)
+		return;
 
 	pa_enter_policy(expiry->policy, &guard);
-
-	foreach(cell, pa_expired(expiry->policy, expiry->at))
-	{
-		PaPartition *partition = lfirst(cell);
-
-		CHECK_FOR_INTERRUPTS();
-		if (expiry->dropped == expiry->most)
-			break;
-		expiry->last = SPI_palloc(NAMEDATALEN * 4 + 8);
-		strlcpy(expiry->last, pa_relation_sql(partition->relation), NAMEDATALEN * 4 + 8);
-		expire(expiry->policy, partition, expiry->keep_table);
-		expiry->dropped++;
-	}
-
+	pa_lock_partitioning(expiry->policy);
+	expired = pa_expired(expiry->policy, expiry->at);
+	if (list_length(expired) > expiry->most)
+		expired = list_truncate(expired, expiry->most);
+	if (expired != NIL)
+		expire_listed(expiry, expired);
 	pa_leave_policy(&guard);
 }
 
@@ -145,10 +175,10 @@ pa_drop_expired_partitions(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"at\" must be a finite timestamp, and \"keep_table\" must not be null")));
 	expiry.at = PG_GETARG_TIMESTAMPTZ(1);
-	expiry.keep_table = PG_GETARG_BOOL(2);
+	expiry.keep_tables = PG_GETARG_BOOL(2);
 
 	if (PG_ARGISNULL(0))
-		PG_RETURN_INT32(expire_all(expiry.at, expiry.keep_table));
+		PG_RETURN_INT32(expire_all(expiry.at, expiry.keep_tables));
 
 	expiry.policy = pa_policy_or_error(PG_GETARG_OID(0));
 	do_expiry(&expiry);

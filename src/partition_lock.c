@@ -8,7 +8,10 @@
  */
 #include "prod_analytics.h"
 
-#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "guard.h"
 #include "miscadmin.h"
@@ -18,10 +21,10 @@
 #include "settings.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -43,6 +46,9 @@ typedef struct Attempt
 static int	failed_attempts;
 static TimestampTz waited;		/* microseconds */
 static Oid	waited_for;
+
+/* The transaction that has got its locks. */
+static TransactionId locked_by = InvalidTransactionId;
 
 /*
  * pa_reset_waits forgets what was waited for.
@@ -108,12 +114,12 @@ holders(Oid relation)
  * give_up raises the error of a lock that could not be had.
  */
 static void
-give_up(Request *request)
+give_up(Request *request, int attempts)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("could not lock table \"%s\" in %d attempts",
-					get_rel_name(request->relation), pa_lock_retries + 1),
+					get_rel_name(request->relation), attempts),
 			 errdetail("Each waited %d ms, so that others need not wait longer.  Processes with a lock on it: %s.",
 					   pa_lock_timeout, holders(request->relation)),
 			 errhint("Try again when they are done, or raise prod_analytics.lock_retries.")));
@@ -134,16 +140,44 @@ pause_a_while(void)
 }
 
 /*
+ * pa_limit_waiting makes every lock be waited for a short time only, until the GUC nest level that it
+ * returns ends.
+ *
+ * Autovacuum gives way when the deadlock checker finds it in the way of somebody, so that must look
+ * before we give up.
+ */
+int
+pa_limit_waiting(void)
+{
+	int			guc_level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", psprintf("%d", pa_lock_timeout),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("deadlock_timeout", psprintf("%d", Max(pa_lock_timeout / 2, 1)),
+							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+
+	return guc_level;
+}
+
+/*
+ * may_retry tells whether this transaction may try again: once it has got strong locks, others wait
+ * for as long as it goes on trying to get more.
+ */
+static bool
+may_retry(int tries)
+{
+	return tries < pa_lock_retries &&
+		!(TransactionIdIsValid(locked_by) && TransactionIdEquals(locked_by, GetTopTransactionIdIfAny()));
+}
+
+/*
  * lock_within_budget takes all the locks, or none of them and raises an error.
  */
 static void
 lock_within_budget(List *requests)
 {
 	Attempt		attempt = {requests, NULL};
-	int			guc_level = NewGUCNestLevel();
-
-	(void) set_config_option("lock_timeout", psprintf("%d", pa_lock_timeout),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	int			guc_level = pa_limit_waiting();
 
 	for (int tries = 0;; tries++)
 	{
@@ -155,8 +189,8 @@ lock_within_budget(List *requests)
 		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 			ReThrowError(error);
 		FreeErrorData(error);
-		if (tries == pa_lock_retries)
-			give_up(attempt.current);
+		if (!may_retry(tries))
+			give_up(attempt.current, tries + 1);
 
 		pause_a_while();
 		failed_attempts++;
@@ -164,6 +198,7 @@ lock_within_budget(List *requests)
 		waited_for = attempt.current->relation;
 	}
 
+	locked_by = GetTopTransactionId();
 	AtEOXact_GUC(true, guc_level);
 }
 
@@ -186,21 +221,27 @@ add_request(List *requests, Oid relation, LOCKMODE mode)
 }
 
 /*
- * add_neighbours appends locks on the tables that the parent's foreign keys refer to, and on those
- * that refer to it: attaching and detaching make and drop triggers there.
+ * add_neighbours appends locks on the tables that the foreign keys of some tables refer to, and on those
+ * that refer to them: attaching and detaching make and drop triggers there.
  */
 static List *
-add_neighbours(List *requests, PaPolicy *policy, LOCKMODE referenced, LOCKMODE referencing)
+add_neighbours(List *requests, List *tables, LOCKMODE referenced, LOCKMODE referencing)
 {
 	PaParameters parameters = {0};
+	Datum	   *oids = palloc(sizeof(Datum) * list_length(tables));
+	ListCell   *cell;
 	uint64		found;
 	bool		isnull;
 
-	pa_add_parameter(&parameters, OIDOID, ObjectIdGetDatum(policy->parent));
+	foreach(cell, tables)
+		oids[foreach_current_index(cell)] = ObjectIdGetDatum(lfirst_oid(cell));
+
+	pa_add_parameter(&parameters, OIDARRAYOID,
+					 PointerGetDatum(construct_array(oids, list_length(tables), OIDOID, sizeof(Oid), true, TYPALIGN_INT)));
 	found = pa_query("SELECT confrelid, false FROM pg_constraint"
-					 " WHERE conrelid = $1 AND contype = 'f' AND confrelid <> $1"
+					 " WHERE conrelid = ANY ($1) AND contype = 'f' AND confrelid <> ALL ($1)"
 					 " UNION SELECT conrelid, true FROM pg_constraint"
-					 " WHERE confrelid = $1 AND contype = 'f' AND conrelid <> $1"
+					 " WHERE confrelid = ANY ($1) AND contype = 'f' AND conrelid <> ALL ($1)"
 					 " ORDER BY 1",
 					 &parameters, SPI_OK_SELECT);
 
@@ -231,20 +272,34 @@ pa_lock_to_attach(PaPolicy *policy)
 {
 	List	   *requests = add_request(NIL, pa_default_partition(policy), AccessExclusiveLock);
 
-	lock_within_budget(add_neighbours(requests, policy, ShareRowExclusiveLock, ShareRowExclusiveLock));
+	lock_within_budget(add_neighbours(requests, list_make1_oid(policy->parent),
+									  ShareRowExclusiveLock, ShareRowExclusiveLock));
 }
 
 /*
- * pa_lock_to_detach takes the locks that DETACH PARTITION needs, all at once.
+ * pa_lock_to_detach takes the locks that detaching partitions needs, and dropping them (unless the tables
+ * are kept), all at once: dropping a foreign key drops triggers on the table that it refers to.
  */
 void
-pa_lock_to_detach(PaPolicy *policy, Oid partition)
+pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables)
 {
+	LOCKMODE	referenced = keep_tables ? ShareRowExclusiveLock : AccessExclusiveLock;
 	List	   *requests = add_request(NIL, policy->parent, AccessExclusiveLock);
+	List	   *tables = list_make1_oid(policy->parent);
+	ListCell   *cell;
 
-	requests = add_request(requests, partition, AccessExclusiveLock);
 	requests = add_request(requests, pa_default_partition(policy), AccessExclusiveLock);
-	lock_within_budget(add_neighbours(requests, policy, ShareRowExclusiveLock, AccessExclusiveLock));
+	foreach(cell, partitions)
+	{
+		List	   *tree = find_all_inheritors(((PaPartition *) lfirst(cell))->relation, NoLock, NULL);
+		ListCell   *table;
+
+		foreach(table, tree)
+			requests = add_request(requests, lfirst_oid(table), AccessExclusiveLock);
+		tables = list_concat(tables, tree);
+	}
+
+	lock_within_budget(add_neighbours(requests, tables, referenced, AccessExclusiveLock));
 }
 
 /*

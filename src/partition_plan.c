@@ -116,16 +116,21 @@ plan_table(ReturnSetInfo *result, PaPolicy *policy, TimestampTz at)
 {
 	PaGuard		guard;
 	int			guc_level;
-	PaRange		wanted = pa_wanted_span(policy, at);
-	PaRange		older = {pa_first_drainable(policy, at), wanted.lower};
+	PaRange		wanted;
+	PaRange		older;
 	ListCell   *cell;
+
+	pa_check_policy(policy);
+	wanted = pa_wanted_span(policy, at);
+	older.lower = pa_first_drainable(policy, at);
+	older.upper = wanted.lower;
 
 	pa_guard_enter(&guard, pa_owner(policy->parent));
 	SPI_connect();
 	guc_level = pa_utc_enter();
 
 	plan_drained(result, policy, older);
-	foreach(cell, pa_missing_slots(policy, wanted))
+	foreach(cell, pa_missing_slots(policy, wanted, INT_MAX))
 		plan_create(result, policy, lfirst(cell));
 	if (policy->default_partition && !OidIsValid(pa_default_partition(policy)))
 		plan_create(result, policy, NULL);
@@ -137,6 +142,22 @@ plan_table(ReturnSetInfo *result, PaPolicy *policy, TimestampTz at)
 	pa_guard_leave(&guard);
 }
 
+/* The work of one of several tables. */
+typedef struct PlanWork
+{
+	ReturnSetInfo *result;
+	PaPolicy   *policy;
+	TimestampTz at;
+} PlanWork;
+
+static void
+plan_work(void *argument)
+{
+	PlanWork   *work = argument;
+
+	plan_table(work->result, work->policy, work->at);
+}
+
 /*
  * plan_partitions(parent regclass, at timestamptz) lists what would be done to a table's partitions
  * (NULL: to those of every managed table).
@@ -144,19 +165,30 @@ plan_table(ReturnSetInfo *result, PaPolicy *policy, TimestampTz at)
 Datum
 pa_plan_partitions(PG_FUNCTION_ARGS)
 {
-	List	   *policies;
+	PlanWork	work = {(ReturnSetInfo *) fcinfo->resultinfo, NULL, 0};
 	ListCell   *cell;
 
 	if (PG_ARGISNULL(1) || TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"at\" must be a finite timestamp")));
+	work.at = PG_GETARG_TIMESTAMPTZ(1);
 
 	InitMaterializedSRF(fcinfo, 0);
-	policies = PG_ARGISNULL(0) ? pa_policies(InvalidOid) :
-		list_make1(pa_policy_or_error(PG_GETARG_OID(0)));
-	foreach(cell, policies)
-		plan_table((ReturnSetInfo *) fcinfo->resultinfo, lfirst(cell), PG_GETARG_TIMESTAMPTZ(1));
+	if (!PG_ARGISNULL(0))
+	{
+		plan_table(work.result, pa_policy_or_error(PG_GETARG_OID(0)), work.at);
+		PG_RETURN_NULL();
+	}
+
+	foreach(cell, pa_policies(InvalidOid))
+	{
+		ErrorData  *error;
+
+		work.policy = lfirst(cell);
+		if (!pa_try(plan_work, &work, &error))
+			pa_warn_of_table(work.policy, error);
+	}
 
 	PG_RETURN_NULL();
 }

@@ -8,6 +8,7 @@
 #include "prod_analytics.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -44,19 +45,52 @@ PG_FUNCTION_INFO_V1(pa_managed_tables);
 char *
 pa_relation_sql(Oid relation)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
-									  get_rel_name(relation));
+	char	   *name = get_rel_name(relation);
+	char	   *schema = name ? get_namespace_name(get_rel_namespace(relation)) : NULL;
+
+	if (schema == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relation),
+				 errdetail("Somebody has dropped it in this moment.")));
+
+	return quote_qualified_identifier(schema, name);
+}
+
+/*
+ * pa_split_name takes such a name apart; false when it is not one.
+ */
+bool
+pa_split_name(const char *name, char **schema, char **relation)
+{
+	List	   *names;
+
+	if (!SplitIdentifierString(pstrdup(name), '.', &names) || list_length(names) != 2)
+		return false;
+	*schema = linitial(names);
+	*relation = lsecond(names);
+
+	return true;
 }
 
 /*
  * pa_named_relation finds a relation by such a name; InvalidOid when it is gone.
+ *
+ * Whether the user may look into the schema does not matter: entries of registries were put there by
+ * those who may.
  */
 Oid
 pa_named_relation(const char *name)
 {
-	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+	char	   *schema;
+	char	   *relation;
+	Oid			namespace;
 
-	return RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+	if (!pa_split_name(name, &schema, &relation))
+		return InvalidOid;
+	namespace = get_namespace_oid(schema, true);
+
+	return OidIsValid(namespace) ? get_relname_relid(relation, namespace) : InvalidOid;
 }
 
 /*
@@ -111,19 +145,22 @@ check_partitioned(Relation parent)
 }
 
 /*
- * read_key reads the partition key column of a table and its type into the policy.
+ * read_key reads the type of a table's partition key into the policy, and returns its column.
  */
-static void
+static char *
 read_key(PaPolicy *policy)
 {
 	Relation	parent = table_open(policy->parent, AccessShareLock);
 	PartitionKey key;
+	char	   *column;
 
 	check_partitioned(parent);
 	key = RelationGetPartitionKey(parent);
-	policy->control = get_attname(policy->parent, key->partattrs[0], false);
+	column = get_attname(policy->parent, key->partattrs[0], false);
 	policy->type = getBaseType(key->parttypid[0]);
 	table_close(parent, AccessShareLock);
+
+	return column;
 }
 
 /*
@@ -144,12 +181,11 @@ policy_of_row(int row)
 		ereport(WARNING,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table %s has a partition policy, but does not exist", name),
-				 errhint("If it was renamed, correct parent in %s.partition_policies; if it was dropped, delete the row.",
-						 PA_SCHEMA)));
+				 errhint("Its owner can correct parent in %s.partition_policies, or delete the row.", PA_SCHEMA)));
 		return NULL;
 	}
 
-	read_key(policy);
+	policy->control = TextDatumGetCString(pa_result(row, 9, &isnull));
 	policy->width = *DatumGetIntervalP(pa_result(row, 2, &isnull));
 	policy->ahead = DatumGetInt32(pa_result(row, 3, &isnull));
 	policy->behind = DatumGetInt32(pa_result(row, 4, &isnull));
@@ -159,14 +195,14 @@ policy_of_row(int row)
 	if (!isnull)
 		policy->retention = DatumGetIntervalP(datumCopy(value, false, sizeof(Interval)));
 	value = pa_result(row, 8, &isnull);
-	policy->unit = isnull ? 1 : unit_of(TextDatumGetCString(value));
+	policy->epoch_unit = isnull ? NULL : TextDatumGetCString(value);
 
 	return policy;
 }
 
 /*
  * pa_policies lists the policies of a table, or of all when parent is InvalidOid, in the caller's
- * memory context.
+ * memory context.  Each must go through pa_check_policy before it is used.
  *
  * The registry is read with its owner's rights: what a caller may do with a policy is decided by
  * who may execute the function, not by who may read the table.
@@ -186,7 +222,7 @@ pa_policies(Oid parent)
 
 	pa_add_parameter(&parameters, TEXTOID,
 					 CStringGetTextDatum(OidIsValid(parent) ? pa_relation_sql(parent) : ""));
-	found = pa_query("SELECT parent, width, ahead, behind, timezone, default_partition, retention, epoch_unit"
+	found = pa_query("SELECT parent, width, ahead, behind, timezone, default_partition, retention, epoch_unit, control"
 					 " FROM prod_analytics.partition_policies"
 					 " WHERE parent = $1 OR $1 = '' ORDER BY parent",
 					 &parameters, SPI_OK_SELECT);
@@ -207,39 +243,6 @@ pa_policies(Oid parent)
 	return policies;
 }
 
-/*
- * pa_policy is the policy of a table; NULL when it has none.
- */
-PaPolicy *
-pa_policy(Oid parent)
-{
-	List	   *policies = pa_policies(parent);
-
-	return policies == NIL ? NULL : (PaPolicy *) linitial(policies);
-}
-
-/*
- * pa_policy_or_error is the policy of a table that must have one.
- */
-PaPolicy *
-pa_policy_or_error(Oid parent)
-{
-	PaPolicy   *policy;
-
-	if (get_rel_name(parent) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", parent)));
-
-	policy = pa_policy(parent);
-	if (policy == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no partition policy", get_rel_name(parent)),
-				 errhint("Give it one with %s.manage_partitions().", PA_SCHEMA)));
-
-	return policy;
-}
 
 /*
  * pa_enter_policy gets ready to work on a policy's table, as its owner.
@@ -325,19 +328,19 @@ check_width(PaPolicy *policy)
  * check_control refuses a column that the table is not partitioned by, or that is not a time.
  */
 static void
-check_control(PaPolicy *policy, const char *control)
+check_control(PaPolicy *policy, const char *column)
 {
-	if (strcmp(policy->control, control) != 0)
+	if (strcmp(policy->control, column) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("table \"%s\" is not partitioned by \"%s\"", get_rel_name(policy->parent), control),
-				 errhint("It is partitioned by \"%s\".", policy->control)));
+				 errmsg("table \"%s\" is not partitioned by \"%s\"", get_rel_name(policy->parent), policy->control),
+				 errhint("It is partitioned by \"%s\".", column)));
 
 	if (policy->type != TIMESTAMPTZOID && policy->type != TIMESTAMPOID &&
 		policy->type != DATEOID && policy->type != INT8OID)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" has type %s", control, format_type_be(policy->type)),
+				 errmsg("column \"%s\" has type %s", column, format_type_be(policy->type)),
 				 errhint("Partitions are managed for columns of type timestamptz, timestamp, date and bigint.")));
 }
 
@@ -345,13 +348,13 @@ check_control(PaPolicy *policy, const char *control)
  * check_unit refuses a bigint without a unit, and a unit without a bigint.
  */
 static void
-check_unit(PaPolicy *policy, const char *epoch_unit)
+check_unit(PaPolicy *policy)
 {
-	policy->unit = epoch_unit ? unit_of(epoch_unit) : 1;
+	policy->unit = policy->epoch_unit ? unit_of(policy->epoch_unit) : 1;
 
-	if (epoch_unit == NULL && policy->type == INT8OID)
+	if (policy->epoch_unit == NULL && policy->type == INT8OID)
 		refuse("epoch_unit is missing", "Say what a bigint counts since 1970: 'seconds', 'milliseconds' or 'microseconds'.");
-	if (epoch_unit != NULL && policy->type != INT8OID)
+	if (policy->epoch_unit != NULL && policy->type != INT8OID)
 		refuse("epoch_unit is for columns of type bigint only", "Leave it out.");
 	if (policy->unit == 0)
 		refuse("epoch_unit is unknown", "It can be 'seconds', 'milliseconds' or 'microseconds'.");
@@ -370,6 +373,62 @@ check_retention(Interval *retention)
 		refuse("retention must be positive", "Leave it out, or give NULL, to keep partitions for ever.");
 	if (retention->month > 12000 || retention->day > 366000 || retention->time / USECS_PER_DAY > 366000)
 		refuse("retention must be at most 1000 years", "Leave it out, or give NULL, to keep partitions for ever.");
+}
+
+/*
+ * pa_check_policy refuses a policy that does not fit its table, which may be another one of the same
+ * name by now, and completes it.
+ */
+void
+pa_check_policy(PaPolicy *policy)
+{
+	(void) pa_owner(policy->parent);
+	check_control(policy, read_key(policy));
+	check_unit(policy);
+	check_width(policy);
+	check_retention(policy->retention);
+	if (policy->ahead < 0 || policy->behind < 0 || policy->ahead > MAX_DISTANCE || policy->behind > MAX_DISTANCE)
+		refuse(psprintf("ahead and behind must be from 0 to %d", MAX_DISTANCE),
+			   "They count partitions after and before the current one.");
+	(void) DirectFunctionCall2(timestamptz_zone, CStringGetTextDatum(policy->timezone), TimestampTzGetDatum(0));
+}
+
+/*
+ * pa_policy is the policy of a table; NULL when it has none.
+ */
+PaPolicy *
+pa_policy(Oid parent)
+{
+	List	   *policies = pa_policies(parent);
+	PaPolicy   *policy = policies == NIL ? NULL : linitial(policies);
+
+	if (policy)
+		pa_check_policy(policy);
+
+	return policy;
+}
+
+/*
+ * pa_policy_or_error is the policy of a table that must have one.
+ */
+PaPolicy *
+pa_policy_or_error(Oid parent)
+{
+	PaPolicy   *policy;
+
+	if (get_rel_name(parent) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", parent)));
+
+	policy = pa_policy(parent);
+	if (policy == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no partition policy", get_rel_name(parent)),
+				 errhint("Give it one with %s.manage_partitions().", PA_SCHEMA)));
+
+	return policy;
 }
 
 /*
@@ -425,7 +484,7 @@ check_owner(Oid parent)
  * save_policy writes a policy into the registry, in the place of the one that is there.
  */
 static void
-save_policy(PaPolicy *policy, const char *epoch_unit)
+save_policy(PaPolicy *policy)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, TEXTOID, BOOLOID, TEXTOID};
 	Datum		values[9];
@@ -441,8 +500,8 @@ save_policy(PaPolicy *policy, const char *epoch_unit)
 	nulls[5] = policy->retention ? ' ' : 'n';
 	values[6] = CStringGetTextDatum(policy->timezone);
 	values[7] = BoolGetDatum(policy->default_partition);
-	values[8] = epoch_unit ? CStringGetTextDatum(epoch_unit) : (Datum) 0;
-	nulls[8] = epoch_unit ? ' ' : 'n';
+	values[8] = policy->epoch_unit ? CStringGetTextDatum(policy->epoch_unit) : (Datum) 0;
+	nulls[8] = policy->epoch_unit ? ' ' : 'n';
 
 	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
 	SPI_connect();
@@ -467,7 +526,6 @@ Datum
 pa_manage_partitions(PG_FUNCTION_ARGS)
 {
 	PaPolicy	policy = {0};
-	char	   *epoch_unit = PG_ARGISNULL(8) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(8));
 
 	pa_forbid_read_only("manage_partitions()");
 
@@ -477,27 +535,21 @@ pa_manage_partitions(PG_FUNCTION_ARGS)
 
 	policy.parent = PG_GETARG_OID(0);
 	(void) pa_owner(policy.parent);
-	read_key(&policy);
+	policy.control = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	policy.width = *PG_GETARG_INTERVAL_P(2);
 	policy.ahead = PG_GETARG_INT32(3);
 	policy.behind = PG_GETARG_INT32(4);
 	policy.retention = PG_ARGISNULL(5) ? NULL : PG_GETARG_INTERVAL_P(5);
 	policy.timezone = text_to_cstring(PG_GETARG_TEXT_PP(6));
 	policy.default_partition = PG_GETARG_BOOL(7);
+	policy.epoch_unit = PG_ARGISNULL(8) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(8));
 
 	check_owner(policy.parent);
-	check_control(&policy, NameStr(*PG_GETARG_NAME(1)));
-	check_unit(&policy, epoch_unit);
-	check_width(&policy);
-	check_retention(policy.retention);
-	if (policy.ahead < 0 || policy.behind < 0 || policy.ahead > MAX_DISTANCE || policy.behind > MAX_DISTANCE)
-		refuse(psprintf("ahead and behind must be from 0 to %d", MAX_DISTANCE),
-			   "They count partitions after and before the current one.");
-	(void) DirectFunctionCall2(timestamptz_zone, PG_GETARG_DATUM(6), TimestampTzGetDatum(0));
+	pa_check_policy(&policy);
 	check_names(&policy);
 	check_partitions(policy.parent);
 
-	save_policy(&policy, epoch_unit);
+	save_policy(&policy);
 
 	PG_RETURN_VOID();
 }
@@ -526,23 +578,28 @@ pa_unmanage_partitions(PG_FUNCTION_ARGS)
 }
 
 /*
- * managed_tables(parent regclass) lists the names of the managed tables as text[]; of parent alone, if
- * it is not NULL.
+ * managed_tables(parent regclass) lists the managed tables as regclass[]; parent alone, if it is not NULL.
+ *
+ * It is for maintain_partitions(), which commits.
  */
 Datum
 pa_managed_tables(PG_FUNCTION_ARGS)
 {
-	List	   *policies = PG_ARGISNULL(0) ? pa_policies(InvalidOid) :
-		list_make1(pa_policy_or_error(PG_GETARG_OID(0)));
-	Datum	   *names = palloc(sizeof(Datum) * (list_length(policies) + 1));
+	List	   *policies;
+	Datum	   *tables;
 	ListCell   *cell;
 
+	if (IsTransactionBlock())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("maintain_partitions() cannot run inside a transaction block"),
+				 errhint("It commits after each step; call it by itself.")));
+
+	policies = PG_ARGISNULL(0) ? pa_policies(InvalidOid) :
+		list_make1(pa_policy_or_error(PG_GETARG_OID(0)));
+	tables = palloc(sizeof(Datum) * (list_length(policies) + 1));
 	foreach(cell, policies)
-	{
-		PaPolicy   *policy = lfirst(cell);
+		tables[foreach_current_index(cell)] = ObjectIdGetDatum(((PaPolicy *) lfirst(cell))->parent);
 
-		names[foreach_current_index(cell)] = CStringGetTextDatum(pa_relation_sql(policy->parent));
-	}
-
-	PG_RETURN_ARRAYTYPE_P(construct_array(names, list_length(policies), TEXTOID, -1, false, TYPALIGN_INT));
+	PG_RETURN_ARRAYTYPE_P(construct_array(tables, list_length(policies), REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT));
 }

@@ -4,7 +4,9 @@
  */
 #include "prod_analytics.h"
 
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "guard.h"
 #include "lib/stringinfo.h"
 #include "partition.h"
@@ -36,13 +38,20 @@ partition_name(PaPolicy *policy, const char *suffix)
 }
 
 /*
- * is_ours tells whether a relation is a partition of the parent.
+ * is_ours tells whether a name is that of a partition of the parent, or of one that this call makes.
  */
 static bool
-is_ours(PaPolicy *policy, Oid relation)
+is_ours(PaPolicy *policy, const char *name)
 {
+	Oid			relation = pa_named_relation(name);
 	ListCell   *cell;
 
+	foreach(cell, policy->names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+
+	if (!OidIsValid(relation))
+		return false;
 	foreach(cell, pa_partitions(policy))
 		if (((PaPartition *) lfirst(cell))->relation == relation)
 			return true;
@@ -78,12 +87,12 @@ pa_partition_name(PaPolicy *policy, PaRange range)
 {
 	bool		with_time = policy->width.time > 0;
 	char	   *name = partition_name(policy, pa_range_suffix(policy, range, with_time));
-	Oid			taken = pa_named_relation(name);
 
-	if (OidIsValid(taken) && !with_time && is_ours(policy, taken))
+	if (!with_time && is_ours(policy, name))
 		name = partition_name(policy, pa_range_suffix(policy, range, true));
+	policy->names = lappend(policy->names, check_free(policy, name));
 
-	return check_free(policy, name);
+	return name;
 }
 
 /*
@@ -135,12 +144,18 @@ utc_date(TimestampTz instant)
 }
 
 /*
- * pa_check_name is what the CHECK on a date column is called.
+ * pa_check_name is what the CHECK on a date column is called: a name that no constraint of the parent
+ * has, which would be copied.
  */
 char *
-pa_check_name(const char *column)
+pa_check_name(PaPolicy *policy, const char *column)
 {
-	return psprintf("%s_range", column);
+	char	   *name = makeObjectName(column, NULL, "range");
+
+	for (int i = 1; OidIsValid(get_relation_constraint_oid(policy->parent, name, true)); i++)
+		name = makeObjectName(column, psprintf("%d", i), "range");
+
+	return name;
 }
 
 /*
@@ -150,12 +165,12 @@ pa_check_name(const char *column)
  * the same bounds said about that column.
  */
 char *
-pa_date_check(const char *column, PaRange range)
+pa_date_check(PaPolicy *policy, const char *column, PaRange range)
 {
 	char	   *lower = psprintf("%s >= DATE '%s'", quote_identifier(column), utc_date(range.lower));
 	char	   *upper = psprintf("%s <= DATE '%s'", quote_identifier(column), utc_date(range.upper - 1));
 
-	return psprintf("CONSTRAINT %s CHECK (%s%s%s)", quote_identifier(pa_check_name(column)),
+	return psprintf("CONSTRAINT %s CHECK (%s%s%s)", quote_identifier(pa_check_name(policy, column)),
 					range.lower == PA_KEY_MIN ? "" : lower,
 					range.lower == PA_KEY_MIN || range.upper == PA_KEY_MAX ? "" : " AND ",
 					range.upper == PA_KEY_MAX ? "" : upper);
@@ -185,7 +200,8 @@ static const char *const storage_query =
 "  FROM (SELECT '' AS prefix, unnest(s.reloptions) AS option"
 "  UNION ALL SELECT 'toast.', unnest(t.reloptions)) o),"
 " CASE WHEN sp.spcname IS NOT NULL THEN ' TABLESPACE ' || quote_ident(sp.spcname) END),"
-" CASE s.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' END"
+" CASE s.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' END,"
+" p.relrowsecurity, p.relforcerowsecurity"
 " FROM pg_class p"
 " LEFT JOIN pg_class s ON s.oid = $2 AND s.relkind = 'r'"
 " LEFT JOIN pg_class t ON t.oid = s.reltoastrelid"
@@ -199,6 +215,8 @@ typedef struct Storage
 	char	   *persistence;
 	char	   *clauses;
 	char	   *replica_identity;	/* NULL: the default */
+	bool		row_security;
+	bool		force_row_security;
 } Storage;
 
 static Storage
@@ -216,6 +234,8 @@ read_storage(PaPolicy *policy)
 	storage.clauses = TextDatumGetCString(pa_result(0, 2, &isnull));
 	identity = pa_result(0, 3, &isnull);
 	storage.replica_identity = isnull ? NULL : TextDatumGetCString(identity);
+	storage.row_security = DatumGetBool(pa_result(0, 4, &isnull));
+	storage.force_row_security = DatumGetBool(pa_result(0, 5, &isnull));
 
 	return storage;
 }
@@ -238,10 +258,15 @@ pa_create_sql(PaPolicy *policy, const char *name, PaRange *range)
 					 " INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION",
 					 storage.persistence, name, pa_relation_sql(policy->parent));
 	if (column)
-		appendStringInfo(&sql, ", %s", pa_date_check(column, *range));
+		appendStringInfo(&sql, ", %s", pa_date_check(policy, column, *range));
 	appendStringInfo(&sql, ")%s", storage.clauses);
 	if (storage.replica_identity)
 		appendStringInfo(&sql, "; ALTER TABLE %s REPLICA IDENTITY %s", name, storage.replica_identity);
+	/* Without a policy of its own, the partition shows nothing to those who go round the parent. */
+	if (storage.row_security)
+		appendStringInfo(&sql, "; ALTER TABLE %s ENABLE ROW LEVEL SECURITY", name);
+	if (storage.force_row_security)
+		appendStringInfo(&sql, "; ALTER TABLE %s FORCE ROW LEVEL SECURITY", name);
 
 	return sql.data;
 }

@@ -1,10 +1,12 @@
 /*
  * registry.c
- *		Keeping the names in our registries in step with the tables that they mean.
+ *		Keeping our registries in step with the tables that they name.
  *
- * Registries name tables by text (see partition_policy.c).  An event trigger calls us after each
- * statement that may have renamed a table or a schema; entries that no longer name a table and match
- * the old name get the new one.
+ * Registries name tables by text (see partition_policy.c).  Event triggers call us after each statement
+ * that may have renamed a table, a schema or a column, or dropped a table.
+ *
+ * We must not stand in the way of other people's statements: where our tables are missing, and for
+ * entries that make no sense, nothing is done.
  */
 #include "prod_analytics.h"
 
@@ -19,29 +21,19 @@
 #include "query.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/varlena.h"
 
 PG_FUNCTION_INFO_V1(pa_follow_renames);
-
-/* What a statement renamed; NULL matches any name. */
-typedef struct Renaming
-{
-	const char *old_schema;
-	const char *old_name;
-	Oid			relation;		/* the table under its new name; InvalidOid: a schema was renamed */
-	const char *new_schema;
-} Renaming;
+PG_FUNCTION_INFO_V1(pa_follow_drops);
 
 /*
- * renamed_relation is the table that the statement was about.
+ * statement_relation is the table that the statement was about.
  */
 static Oid
-renamed_relation(void)
+statement_relation(void)
 {
 	bool		isnull;
 
-	if (pa_query("SELECT objid FROM pg_event_trigger_ddl_commands()"
-				 " WHERE classid = 'pg_class'::regclass AND objsubid = 0 LIMIT 1",
+	if (pa_query("SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LIMIT 1",
 				 NULL, SPI_OK_SELECT) == 0)
 		return InvalidOid;
 
@@ -49,74 +41,43 @@ renamed_relation(void)
 }
 
 /*
- * read_renaming finds out what a statement renamed; false when it was nothing that registries name.
+ * is_entry tells whether the registry has an entry of that name.
  */
 static bool
-read_renaming(Node *statement, Renaming *renaming)
+is_entry(const char *name)
 {
-	memset(renaming, 0, sizeof(*renaming));
+	PaParameters parameters = {0};
 
-	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_SCHEMA)
-	{
-		renaming->old_schema = ((RenameStmt *) statement)->subname;
-		renaming->new_schema = ((RenameStmt *) statement)->newname;
-		return true;
-	}
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(name));
 
-	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_TABLE)
-	{
-		renaming->relation = renamed_relation();
-		if (OidIsValid(renaming->relation))
-			renaming->old_schema = get_namespace_name(get_rel_namespace(renaming->relation));
-		renaming->old_name = ((RenameStmt *) statement)->relation->relname;
-		return OidIsValid(renaming->relation);
-	}
-
-	if (IsA(statement, AlterObjectSchemaStmt) &&
-		((AlterObjectSchemaStmt *) statement)->objectType == OBJECT_TABLE)
-	{
-		RangeVar   *table = ((AlterObjectSchemaStmt *) statement)->relation;
-
-		renaming->relation = renamed_relation();
-		renaming->old_schema = table->schemaname;
-		renaming->old_name = table->relname;
-		return OidIsValid(renaming->relation);
-	}
-
-	return false;
+	return pa_query("SELECT FROM prod_analytics.partition_policies WHERE parent = $1", &parameters, SPI_OK_SELECT) > 0;
 }
 
 /*
- * new_name is what an entry should be called now; NULL when the renaming does not concern it.
- */
-static char *
-new_name(Renaming *renaming, const char *entry)
-{
-	List	   *names = textToQualifiedNameList(cstring_to_text(entry));
-	char	   *schema;
-	char	   *name;
-
-	if (list_length(names) != 2 || OidIsValid(pa_named_relation(entry)))
-		return NULL;
-
-	schema = strVal(linitial(names));
-	name = strVal(lsecond(names));
-	if ((renaming->old_schema && strcmp(renaming->old_schema, schema) != 0) ||
-		(renaming->old_name && strcmp(renaming->old_name, name) != 0))
-		return NULL;
-
-	return OidIsValid(renaming->relation) ? pa_relation_sql(renaming->relation) :
-		quote_qualified_identifier(renaming->new_schema, name);
-}
-
-/*
- * follow_in corrects the entries of a registry.
+ * rename_entry gives an entry a new name.  An entry that has that name already is of a table that is
+ * gone, or the new one could not have got it.
  */
 static void
-follow_in(Renaming *renaming, const char *registry, const char *column)
+rename_entry(const char *old_name, const char *new_name)
 {
-	uint64		found = pa_query(psprintf("SELECT %s FROM %s.%s", column, PA_SCHEMA, registry),
-								 NULL, SPI_OK_SELECT);
+	PaParameters parameters = {0};
+
+	if (strcmp(old_name, new_name) == 0 || !is_entry(old_name))
+		return;
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(old_name));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(new_name));
+	pa_query("DELETE FROM prod_analytics.partition_policies WHERE parent = $2 AND $1 <> $2", &parameters, SPI_OK_DELETE);
+	pa_query("UPDATE prod_analytics.partition_policies SET parent = $2 WHERE parent = $1", &parameters, SPI_OK_UPDATE);
+}
+
+/*
+ * follow_schema renames the entries of tables in a schema that was renamed.
+ */
+static void
+follow_schema(const char *old_schema, const char *new_schema)
+{
+	uint64		found = pa_query("SELECT parent FROM prod_analytics.partition_policies", NULL, SPI_OK_SELECT);
 	List	   *entries = NIL;
 	ListCell   *cell;
 
@@ -129,43 +90,162 @@ follow_in(Renaming *renaming, const char *registry, const char *column)
 
 	foreach(cell, entries)
 	{
-		char	   *name = new_name(renaming, lfirst(cell));
-		PaParameters parameters = {0};
+		char	   *schema;
+		char	   *relation;
 
-		if (name == NULL)
-			continue;
-		pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(lfirst(cell)));
-		pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(name));
-		pa_query(psprintf("UPDATE %s.%s SET %s = $2 WHERE %s = $1", PA_SCHEMA, registry, column, column),
-				 &parameters, SPI_OK_UPDATE);
+		if (pa_split_name(lfirst(cell), &schema, &relation) && strcmp(schema, old_schema) == 0)
+			rename_entry(lfirst(cell), quote_qualified_identifier(new_schema, relation));
 	}
 }
 
 /*
- * follow_renames() is the event trigger.  Where our tables are missing it does nothing: it must not
- * stand in the way of other people's statements.
+ * follow_move renames the entry of a table that went to another schema.  A statement that does not say
+ * from which meant the first on the search_path that had the table.
  */
-Datum
-pa_follow_renames(PG_FUNCTION_ARGS)
+static void
+follow_move(RangeVar *table, List *search_path)
+{
+	Oid			relation = statement_relation();
+	ListCell   *cell;
+
+	if (!OidIsValid(relation))
+		return;
+
+	if (table->schemaname)
+	{
+		rename_entry(quote_qualified_identifier(table->schemaname, table->relname), pa_relation_sql(relation));
+		return;
+	}
+
+	foreach(cell, search_path)
+	{
+		char	   *schema = get_namespace_name(lfirst_oid(cell));
+		const char *old_name = schema ? quote_qualified_identifier(schema, table->relname) : "";
+
+		if (is_entry(old_name) && !OidIsValid(pa_named_relation(old_name)))
+		{
+			rename_entry(old_name, pa_relation_sql(relation));
+			return;
+		}
+	}
+}
+
+/*
+ * follow_column renames the column that a policy names.
+ */
+static void
+follow_column(RenameStmt *statement)
+{
+	Oid			relation = statement_relation();
+	PaParameters parameters = {0};
+
+	if (!OidIsValid(relation))
+		return;
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(pa_relation_sql(relation)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(statement->subname));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(statement->newname));
+	pa_query("UPDATE prod_analytics.partition_policies SET control = $3 WHERE parent = $1 AND control = $2",
+			 &parameters, SPI_OK_UPDATE);
+}
+
+/*
+ * follow_rename does what a RENAME asks for.
+ */
+static void
+follow_rename(RenameStmt *statement)
+{
+	Oid			relation;
+
+	switch (statement->renameType)
+	{
+		case OBJECT_SCHEMA:
+			follow_schema(statement->subname, statement->newname);
+			break;
+		case OBJECT_TABLE:
+			relation = statement_relation();
+			if (OidIsValid(relation))
+				rename_entry(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+														statement->relation->relname),
+							 pa_relation_sql(relation));
+			break;
+		case OBJECT_COLUMN:
+			follow_column(statement);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * enter_registry gets ready to change the registry, as its owner; false when there is none.
+ */
+static bool
+enter_registry(FunctionCallInfo fcinfo, PaGuard *guard)
 {
 	Oid			registry = get_relname_relid("partition_policies", get_namespace_oid(PA_SCHEMA, true));
-	Renaming	renaming;
-	PaGuard		guard;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("follow_renames() is an event trigger")));
+				 errmsg("this function is an event trigger")));
 
 	if (!OidIsValid(registry))
+		return false;
+
+	pa_guard_enter(guard, pa_owner(registry));
+	SPI_connect();
+
+	return true;
+}
+
+static void
+leave_registry(PaGuard *guard)
+{
+	SPI_finish();
+	pa_guard_leave(guard);
+}
+
+/*
+ * follow_renames() is the event trigger for ddl_command_end.
+ */
+Datum
+pa_follow_renames(PG_FUNCTION_ARGS)
+{
+	List	   *search_path = fetch_search_path(false);
+	PaGuard		guard;
+	Node	   *statement;
+
+	if (!enter_registry(fcinfo, &guard))
 		PG_RETURN_NULL();
 
-	pa_guard_enter(&guard, pa_owner(registry));
-	SPI_connect();
-	if (read_renaming(((EventTriggerData *) fcinfo->context)->parsetree, &renaming))
-		follow_in(&renaming, "partition_policies", "parent");
-	SPI_finish();
-	pa_guard_leave(&guard);
+	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
+	if (IsA(statement, RenameStmt))
+		follow_rename((RenameStmt *) statement);
+	else if (IsA(statement, AlterObjectSchemaStmt) &&
+			 ((AlterObjectSchemaStmt *) statement)->objectType == OBJECT_TABLE)
+		follow_move(((AlterObjectSchemaStmt *) statement)->relation, search_path);
+
+	leave_registry(&guard);
+
+	PG_RETURN_NULL();
+}
+
+/*
+ * follow_drops() is the event trigger for sql_drop: the policy of a table goes with it.
+ */
+Datum
+pa_follow_drops(PG_FUNCTION_ARGS)
+{
+	PaGuard		guard;
+
+	if (!enter_registry(fcinfo, &guard))
+		PG_RETURN_NULL();
+
+	pa_query("DELETE FROM prod_analytics.partition_policies p USING pg_event_trigger_dropped_objects() d"
+			 " WHERE d.object_type = 'table' AND p.parent = format('%I.%I', d.schema_name, d.object_name)",
+			 NULL, SPI_OK_DELETE);
+	leave_registry(&guard);
 
 	PG_RETURN_NULL();
 }

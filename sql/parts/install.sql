@@ -1,9 +1,14 @@
--- The tables are made here, unless a dump is being restored and brings them along.  pg_dump turns
--- row_security off before CREATE EXTENSION, and nobody else does.
+-- The last part: what the script does once all functions are there.
 
-DO $$
+CREATE FUNCTION install_tables()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+-- The tables are made, unless a dump is being restored and brings them along.  pg_dump turns row_security
+-- off before CREATE EXTENSION, and nobody else does.
 DECLARE
-	setting text := current_setting('prod_analytics.create_tables');
+	setting CONSTANT text := current_setting('prod_analytics.create_tables');
 BEGIN
 	IF setting = 'on' OR (setting = 'auto' AND current_setting('row_security')::boolean) THEN
 		PERFORM prod_analytics.create_tables();
@@ -18,3 +23,9 @@ BEGIN
 	END IF;
 END
 $$;
+
+COMMENT ON FUNCTION install_tables() IS
+	'internal: what CREATE EXTENSION does about the tables';
+
+SELECT prod_analytics.close_functions();
+SELECT prod_analytics.install_tables();

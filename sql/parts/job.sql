@@ -4,15 +4,7 @@ CREATE FUNCTION job_begin(job_name text)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION job_begin(text) IS
-	'internal: take the lock hashtext(''etl_'' || job_name) until the end of the transaction and log the start of a run; returns its job_id, or NULL, with the run logged as SKIPPED, when another session holds the lock';
-
-CREATE FUNCTION job_continue(job_name text)
-	RETURNS boolean
-	AS 'MODULE_PATHNAME', 'pa_job_continue'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-
-COMMENT ON FUNCTION job_continue(text) IS
-	'internal: take the job''s lock again after a commit; false when another session has taken the job over';
+	'internal: take the lock hashtext(''etl_'' || job_name) until job_finish() or a failure, across transactions, and log the start of a run; returns its job_id, or NULL, with the run logged as SKIPPED, when another session holds the lock';
 
 CREATE FUNCTION job_note(job_id bigint, rows bigint, details jsonb)
 	RETURNS void
@@ -28,4 +20,4 @@ CREATE FUNCTION job_finish(job_id bigint, status text, rows bigint, details json
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION job_finish(bigint, text, bigint, jsonb) IS
-	'internal: log the end of a run; returns job_id, status, rows, duration_seconds and the details';
+	'internal: log the end of a run and give the job''s lock back; returns job_id, status, rows, duration_seconds and the details; raises 55000 when the run is not running';

@@ -89,56 +89,81 @@ CREATE FUNCTION partition_warnings(parent regclass, at timestamptz)
 COMMENT ON FUNCTION partition_warnings(regclass, timestamptz) IS
 	'internal: what will go wrong with the partitions of parent if nobody does anything';
 
-CREATE FUNCTION maintain_table(parent regclass, at timestamptz)
+CREATE FUNCTION maintain_table(parent regclass, at timestamptz, phase text)
 	RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
 	AS $$
--- The next step for one table, or NULL when there is none left.  The steps are short transactions:
--- their caller commits after each.
+-- The next step of a phase for one table, or NULL when there is none left.  The steps are short
+-- transactions: their caller commits after each.
 DECLARE
-	step jsonb;
 	dropped text;
 BEGIN
-	step := prod_analytics.make_next_partition(maintain_table.parent, maintain_table.at);
-	IF step IS NOT NULL THEN
-		RETURN step || '{"action": "created"}';
-	END IF;
-
-	dropped := prod_analytics.drop_next_partition(maintain_table.parent, maintain_table.at);
-	IF dropped IS NOT NULL THEN
-		RETURN pg_catalog.jsonb_build_object('action', 'dropped', 'partition', dropped, 'rows_moved', 0);
-	END IF;
-
-	IF prod_analytics.check_next_partition(maintain_table.parent) THEN
-		RETURN pg_catalog.jsonb_build_object('action', 'checked', 'rows_moved', 0);
-	END IF;
-
+	CASE maintain_table.phase
+		WHEN 'make' THEN
+			RETURN prod_analytics.make_next_partition(maintain_table.parent, maintain_table.at) || '{"made": 1}';
+		WHEN 'check' THEN
+			IF prod_analytics.check_next_partition(maintain_table.parent) THEN
+				RETURN '{}';
+			END IF;
+		WHEN 'drop' THEN
+			dropped := prod_analytics.drop_next_partition(maintain_table.parent, maintain_table.at);
+			IF dropped IS NOT NULL THEN
+				RETURN pg_catalog.jsonb_build_object('dropped', 1, 'partition', dropped);
+			END IF;
+		WHEN 'analyze' THEN
+			PERFORM prod_analytics.analyze_partitions(maintain_table.parent);
+	END CASE;
 	RETURN NULL;
 END
 $$;
 
-COMMENT ON FUNCTION maintain_table(regclass, timestamptz) IS
-	'internal: do the next step in the upkeep of the partitions of parent; returns action, partition, rows_moved and waited, or NULL when nothing is left to do';
+COMMENT ON FUNCTION maintain_table(regclass, timestamptz, text) IS
+	'internal: do the next step of a phase (make, check, drop, analyze) in the upkeep of the partitions of parent; returns what was done, or NULL when nothing is left to do';
+
+CREATE FUNCTION count_step(counts jsonb, step jsonb)
+	RETURNS jsonb
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT jsonb_build_object(
+		'partitions_created', coalesce((counts->>'partitions_created')::bigint, 0) + coalesce((step->>'made')::bigint, 0),
+		'partitions_dropped', coalesce((counts->>'partitions_dropped')::bigint, 0) + coalesce((step->>'dropped')::bigint, 0),
+		'rows_moved', coalesce((counts->>'rows_moved')::bigint, 0) + coalesce((step->>'rows_moved')::bigint, 0),
+		'waits', coalesce(counts->'waits', '[]') || coalesce(nullif(step->'waited', 'null'), '[]'),
+		'warnings', coalesce(counts->'warnings', '[]') || coalesce(step->'warning', '[]'),
+		'errors', coalesce(counts->'errors', '[]') || coalesce(step->'error', '[]'))
+$$;
+
+COMMENT ON FUNCTION count_step(jsonb, jsonb) IS
+	'internal: the details of a run of maintain_partitions() after one more step';
+
+CREATE FUNCTION run_status(details jsonb)
+	RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT CASE WHEN details->'errors' = '[]' THEN 'SUCCESS' ELSE 'FAILED' END
+$$;
+
+COMMENT ON FUNCTION run_status(jsonb) IS
+	'internal: how a run of maintain_partitions() ended';
 
 CREATE PROCEDURE maintain_partitions(parent regclass DEFAULT NULL)
 	LANGUAGE plpgsql
 	AS $$
+-- A procedure that commits cannot have a search_path of its own, so nothing here depends on the
+-- caller's: functions are qualified, and operators left to functions.
 DECLARE
-	managed CONSTANT text[] := prod_analytics.managed_tables(maintain_partitions.parent);
+	managed CONSTANT regclass[] := prod_analytics.managed_tables(maintain_partitions.parent);
 	job CONSTANT bigint := prod_analytics.job_begin('maintain_partitions');
-	managed_table text;
+	details jsonb := prod_analytics.count_step('{}', '{}');
+	managed_table regclass;
+	current_phase text;
 	step jsonb;
-	failure jsonb;
-	created bigint := 0;
-	dropped bigint := 0;
-	moved bigint := 0;
-	waits jsonb := '[]';
-	warnings jsonb := '[]';
-	errors jsonb := '[]';
-	status text := 'SUCCESS';
 	message text;
-	sqlstate_text text;
-	hint text;
+	error_detail text;
+	error_code text;
 BEGIN
 	IF job IS NULL THEN
 		RAISE NOTICE 'another session is maintaining partitions';
@@ -147,63 +172,58 @@ BEGIN
 	COMMIT;
 
 	FOREACH managed_table IN ARRAY managed LOOP
-		LOOP
-			IF NOT prod_analytics.job_continue('maintain_partitions') THEN
-				RAISE NOTICE 'another session has taken over the maintenance of partitions';
-				RETURN;
-			END IF;
+		FOREACH current_phase IN ARRAY ARRAY['make', 'check', 'drop', 'analyze'] LOOP
+			LOOP
+				step := NULL;
+				BEGIN
+					step := prod_analytics.maintain_table(managed_table, pg_catalog.now(), current_phase);
+				EXCEPTION WHEN OTHERS THEN
+					-- The other phases and tables go on.
+					GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, error_code = RETURNED_SQLSTATE, error_detail = PG_EXCEPTION_DETAIL;
+					RAISE WARNING USING ERRCODE = error_code,
+						MESSAGE = pg_catalog.format('could not %s partitions of %s: %s', current_phase, managed_table::text, message),
+						DETAIL = pg_catalog.concat_ws(' ', error_detail, 'Nothing was changed by this step.');
+					details := prod_analytics.count_step(details, pg_catalog.jsonb_build_object('error',
+						pg_catalog.jsonb_build_object('table', managed_table::text, 'step', current_phase,
+							'sqlstate', error_code, 'error', message, 'detail', error_detail)));
+				END;
+				EXIT WHEN step IS NULL;
 
-			step := NULL;
-			BEGIN
-				step := prod_analytics.maintain_table(pg_catalog.to_regclass(managed_table), pg_catalog.now());
-				IF step IS NULL THEN
-					PERFORM prod_analytics.analyze_partitions(pg_catalog.to_regclass(managed_table));
-					FOREACH message IN ARRAY prod_analytics.partition_warnings(pg_catalog.to_regclass(managed_table), pg_catalog.now()) LOOP
-						RAISE WARNING '%', message;
-						warnings := warnings || pg_catalog.to_jsonb(message);
-					END LOOP;
+				message := pg_catalog.jsonb_extract_path_text(step, 'partition');
+				IF message IS NOT NULL THEN
+					RAISE NOTICE '% %, % rows moved',
+						CASE WHEN pg_catalog.jsonb_extract_path_text(step, 'made') IS NULL THEN 'dropped' ELSE 'created' END,
+						message, coalesce(pg_catalog.jsonb_extract_path_text(step, 'rows_moved'), '0');
 				END IF;
-			EXCEPTION WHEN OTHERS THEN
-				-- The other tables go on.
-				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, sqlstate_text = RETURNED_SQLSTATE, hint = PG_EXCEPTION_HINT;
-				RAISE WARNING USING ERRCODE = sqlstate_text, HINT = hint,
-					MESSAGE = pg_catalog.format('could not maintain the partitions of %s: %s', managed_table, message);
-				errors := errors || pg_catalog.jsonb_build_object('table', managed_table, 'sqlstate', sqlstate_text, 'error', message);
-				status := 'FAILED';
-			END;
-
-			IF step IS NOT NULL THEN
-				created := created + (step->>'action' = 'created')::integer;
-				dropped := dropped + (step->>'action' = 'dropped')::integer;
-				moved := moved + (step->>'rows_moved')::bigint;
-				IF step->>'waited' IS NOT NULL THEN
-					waits := waits || (step->'waited');
-				END IF;
-				IF step ? 'partition' THEN
-					RAISE NOTICE '% %, % rows moved', step->>'action', step->>'partition', step->>'rows_moved';
-				END IF;
-			END IF;
-
-			PERFORM prod_analytics.job_note(job, moved, pg_catalog.jsonb_build_object(
-				'partitions_created', created, 'partitions_dropped', dropped, 'rows_moved', moved, 'table', managed_table));
+				details := prod_analytics.count_step(details, step);
+				PERFORM prod_analytics.job_note(job, pg_catalog.jsonb_extract_path_text(details, 'rows_moved')::bigint, details);
+				COMMIT;
+			END LOOP;
 			COMMIT;
-			EXIT WHEN step IS NULL;
 		END LOOP;
+
+		BEGIN
+			FOREACH message IN ARRAY prod_analytics.partition_warnings(managed_table, pg_catalog.now()) LOOP
+				RAISE WARNING '%', message;
+				details := prod_analytics.count_step(details, pg_catalog.jsonb_build_object('warning', message));
+			END LOOP;
+		EXCEPTION WHEN OTHERS THEN
+			NULL;				-- What is wrong with the table has been told above.
+		END;
 	END LOOP;
 
-	PERFORM prod_analytics.job_finish(job, status, moved, pg_catalog.jsonb_build_object(
-		'tables', pg_catalog.cardinality(managed), 'partitions_created', created, 'partitions_dropped', dropped,
-		'rows_moved', moved, 'waits', waits, 'warnings', warnings, 'errors', errors));
+	PERFORM prod_analytics.job_finish(job, prod_analytics.run_status(details),
+		pg_catalog.jsonb_extract_path_text(details, 'rows_moved')::bigint, details);
 END
 $$;
 
 COMMENT ON PROCEDURE maintain_partitions(regclass) IS
-	'bring the partitions of parent (NULL: of every managed table) in order: make the missing ones, move rows out of the default partition, drop the expired ones, ANALYZE the parent; commits after each step, so it can be cancelled and called again; runs once at a time, by the advisory lock hashtext(''etl_maintain_partitions''); logs the run in etl_jobs, with partitions_created, partitions_dropped, rows_moved, waits, warnings and errors in details; a table that fails is a WARNING and the run FAILED, the others go on; raises 2D000 inside a transaction block';
+	'bring the partitions of parent (NULL: of every managed table) in order: make the missing ones, move rows out of the default partition, drop the expired ones, ANALYZE the parent; commits after each step, so it can be cancelled and called again; runs once at a time, by the advisory lock hashtext(''etl_maintain_partitions''); logs the run in etl_jobs, with partitions_created, partitions_dropped, rows_moved, waits, warnings and errors in details; a table that fails is a WARNING and the run FAILED, the others go on; raises 25001 inside a transaction block';
 
 CREATE FUNCTION managed_tables(parent regclass)
-	RETURNS text[]
+	RETURNS regclass[]
 	AS 'MODULE_PATHNAME', 'pa_managed_tables'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION managed_tables(regclass) IS
-	'internal: the names of the managed tables, or that of parent; raises 55000 when parent has no policy';
+	'internal: the managed tables, or parent alone; raises 55000 when parent has no policy and 25001 inside a transaction block';

@@ -2,23 +2,33 @@
 -- dropping the extension leaves them.  They are made during a restore too, because the dump's
 -- GRANTs name them.
 
-DO $$
+CREATE FUNCTION make_roles()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+-- In a function, because the script itself runs with a search_path on which others may have objects.
 DECLARE
 	wanted record;
 BEGIN
 	FOR wanted IN
 		SELECT * FROM (VALUES
-			('analytics_reader', 'prod_analytics: may read every table and view'),
+			('analytics_reader', 'prod_analytics: may read events, users, metrics, the log of runs, and what is made in the schema later'),
 			('analytics_loader', 'prod_analytics: may write to the staging tables, and nothing else'),
 			('analytics_operator', 'prod_analytics: may run jobs and see everything')
 		) AS roles (role_name, description)
-		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name)
+		WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name)
 	LOOP
 		EXECUTE format('CREATE ROLE %I NOLOGIN', wanted.role_name);
 		EXECUTE format('COMMENT ON ROLE %I IS %L', wanted.role_name, wanted.description);
 	END LOOP;
 END
 $$;
+
+COMMENT ON FUNCTION make_roles() IS
+	'internal: make the roles that are missing';
+
+SELECT prod_analytics.make_roles();
 
 CREATE FUNCTION grant_privileges()
 	RETURNS void
@@ -49,15 +59,16 @@ BEGIN
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.analyze_partitions(regclass),
 		prod_analytics.check_next_partition(regclass),
+		prod_analytics.count_step(jsonb, jsonb),
 		prod_analytics.drop_next_partition(regclass, timestamptz),
 		prod_analytics.job_begin(text),
-		prod_analytics.job_continue(text),
 		prod_analytics.job_finish(bigint, text, bigint, jsonb),
 		prod_analytics.job_note(bigint, bigint, jsonb),
-		prod_analytics.maintain_table(regclass, timestamptz),
+		prod_analytics.maintain_table(regclass, timestamptz, text),
 		prod_analytics.make_next_partition(regclass, timestamptz),
 		prod_analytics.managed_tables(regclass),
-		prod_analytics.partition_warnings(regclass, timestamptz)
+		prod_analytics.partition_warnings(regclass, timestamptz),
+		prod_analytics.run_status(jsonb)
 		TO analytics_operator;
 END
 $$;

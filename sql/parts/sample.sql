@@ -16,10 +16,10 @@ DECLARE
 BEGIN
 	IF load_sample_data.users IS NULL OR load_sample_data.users < 1
 		OR load_sample_data.events IS NULL OR load_sample_data.events < 0
-		OR load_sample_data.seed IS NULL THEN
+		OR load_sample_data.seed IS NULL OR load_sample_data.seed NOT BETWEEN -1 AND 1 THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'users must be positive, events must not be negative, and seed must not be null';
+			MESSAGE = 'users must be positive, events must not be negative, and seed must be from -1 to 1';
 	END IF;
 
 	PERFORM prod_analytics.ensure_partitions('prod_analytics.events');
@@ -78,4 +78,4 @@ END
 $$;
 
 COMMENT ON FUNCTION load_sample_data(integer, integer, double precision) IS
-	'add two organizations, users spread over them, and events of the 30 days before today: the same seed (-1 to 1) on the same day gives the same rows, and adds nothing the second time; returns how many organizations, users and events were new; raises 22023 for a negative or NULL parameter (section 19)';
+	'add two organizations, users spread over them, and events of the 30 days before today: the same seed (-1 to 1) on the same day gives the same rows, and adds nothing the second time; returns how many organizations, users and events were new; raises 22023 for a parameter that is NULL or out of range (section 19)';

@@ -29,7 +29,8 @@ CREATE FUNCTION make_tables()
 	AS $$
 -- Makes what the first schema of the search_path lacks: prod_analytics, or, to learn what is
 -- expected of tables that exist, an empty schema.  Indexes, grants and rows come with their table
--- and are not restored one by one: who dropped an index had a reason.
+-- and are not restored one by one: who dropped an index had a reason.  The REVOKEs are of what
+-- ALTER DEFAULT PRIVILEGES gives analytics_reader when a table is made again.
 DECLARE
 	citext_type text;
 	trgm_ops text;
@@ -47,6 +48,7 @@ BEGIN
 		);
 		COMMENT ON TABLE schema_version IS
 			'one row: the version of the tables, which create_tables() brings up to date';
+		REVOKE ALL ON schema_version FROM analytics_reader;
 		GRANT SELECT ON schema_version TO analytics_operator;
 		made := made + 1;
 	END IF;
@@ -185,6 +187,7 @@ BEGIN
 			'users as a source delivers them, to be merged into users (section 4)';
 		COMMENT ON COLUMN staging_users.org_src IS
 			'the name of the user''s organization';
+		REVOKE ALL ON staging_users FROM analytics_reader;
 		GRANT SELECT ON staging_users TO analytics_operator;
 		GRANT SELECT, INSERT, UPDATE ON staging_users TO analytics_loader;
 		made := made + 1;
@@ -252,6 +255,7 @@ BEGIN
 			'becomes event_props';
 		COMMENT ON COLUMN staging_events.attempts IS
 			'how often the event came back from quarantine';
+		REVOKE ALL ON staging_events FROM analytics_reader;
 		GRANT SELECT ON staging_events TO analytics_operator;
 		GRANT INSERT ON staging_events TO analytics_loader;
 		made := made + 1;
@@ -281,6 +285,7 @@ BEGIN
 		CREATE INDEX idx_quarantined_events_time ON quarantined_events (quarantined_at);
 		COMMENT ON INDEX idx_quarantined_events_time IS
 			'what was set aside lately';
+		REVOKE ALL ON quarantined_events FROM analytics_reader;
 		GRANT SELECT ON quarantined_events TO analytics_operator;
 		made := made + 1;
 	END IF;
@@ -306,6 +311,7 @@ BEGIN
 		CREATE INDEX idx_quarantined_users_time ON quarantined_users (quarantined_at);
 		COMMENT ON INDEX idx_quarantined_users_time IS
 			'what was set aside lately';
+		REVOKE ALL ON quarantined_users FROM analytics_reader;
 		GRANT SELECT ON quarantined_users TO analytics_operator;
 		made := made + 1;
 	END IF;
@@ -346,6 +352,7 @@ BEGIN
 		COMMENT ON COLUMN partition_policies.epoch_unit IS
 			'what a control column of type bigint counts since 1970; NULL for other types';
 		INSERT INTO partition_policies (parent, control) VALUES ('prod_analytics.events', 'event_time');
+		REVOKE ALL ON partition_policies FROM analytics_reader;
 		GRANT SELECT ON partition_policies TO analytics_operator;
 		made := made + 1;
 	END IF;
@@ -353,11 +360,14 @@ BEGIN
 	IF prod_analytics.is_missing('partition_status') THEN
 		CREATE VIEW partition_status AS
 			WITH managed AS (
-				SELECT p.timezone, t.partrelid, t.partdefid, a.atttypid,
+				SELECT p.timezone, t.partrelid, t.partdefid, coalesce(nullif(y.typbasetype, 0), y.oid) AS key_type,
 					CASE p.epoch_unit WHEN 'milliseconds' THEN 1e3 WHEN 'microseconds' THEN 1e6 ELSE 1 END AS units
 				FROM partition_policies p
-				JOIN pg_partitioned_table t ON t.partrelid = to_regclass(p.parent)
+				JOIN pg_class c ON c.relkind = 'p'
+				JOIN pg_namespace n ON n.oid = c.relnamespace AND format('%I.%I', n.nspname, c.relname) = p.parent
+				JOIN pg_partitioned_table t ON t.partrelid = c.oid
 				JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0]
+				JOIN pg_type y ON y.oid = a.atttypid
 			),
 			parts AS (
 				SELECT m.*, c.oid, c.oid = m.partdefid AS is_default, pg_get_expr(c.relpartbound, c.oid) AS bounds,
@@ -365,19 +375,26 @@ BEGIN
 					(SELECT sum(pg_total_relation_size(tree.relid)) FROM pg_partition_tree(c.oid) tree)::bigint AS bytes
 				FROM managed m JOIN pg_inherits i ON i.inhparent = m.partrelid JOIN pg_class c ON c.oid = i.inhrelid
 			),
+			uppers AS (
+				SELECT p.*, substring(p.bounds FROM 'TO \(''(.*)''\)$') AS upper FROM parts p
+			),
 			ends AS (
-				SELECT p.*, CASE
-					WHEN p.bounds ~ 'TO \(MAXVALUE\)$' OR p.is_default THEN NULL
-					WHEN p.atttypid = 'bigint'::regtype THEN to_timestamp(substring(p.bounds FROM 'TO \(''(.*)''\)$')::numeric::double precision / p.units)
-					WHEN p.atttypid = 'timestamptz'::regtype THEN substring(p.bounds FROM 'TO \(''(.*)''\)$')::timestamptz
-					ELSE substring(p.bounds FROM 'TO \(''(.*)''\)$')::timestamp AT TIME ZONE p.timezone
+				SELECT u.*, CASE
+					WHEN u.is_default THEN NULL
+					WHEN u.upper IS NULL THEN 'infinity'
+					WHEN u.key_type = 'bigint'::regtype AND u.upper::numeric / u.units > 9e12 THEN 'infinity'
+					WHEN u.key_type = 'bigint'::regtype THEN to_timestamp((u.upper::numeric / u.units)::double precision)
+					WHEN u.key_type = 'timestamptz'::regtype THEN u.upper::timestamptz
+					ELSE u.upper::timestamp AT TIME ZONE u.timezone
 				END AS ends_at
-				FROM parts p
+				FROM uppers u
+			),
+			runways AS (
+				SELECT e.*, max(ends_at) OVER (PARTITION BY partrelid) AS last_ends_at FROM ends e
 			)
 			SELECT partrelid::regclass AS table_name, oid::regclass AS partition_name, bounds, rows, bytes, is_default,
-				CASE WHEN bool_or(bounds ~ 'TO \(MAXVALUE\)$') OVER (PARTITION BY partrelid) THEN NULL
-				ELSE max(ends_at) OVER (PARTITION BY partrelid) - now() END AS runway
-			FROM ends;
+				CASE WHEN isfinite(last_ends_at) THEN last_ends_at - now() END AS runway
+			FROM runways;
 		COMMENT ON VIEW partition_status IS
 			'the partitions of managed tables: bounds, estimated rows, bytes with indexes, and the table''s runway, the time until its last partition ends (NULL: never, or there is none)';
 		GRANT SELECT ON partition_status TO analytics_reader, analytics_operator;
@@ -537,7 +554,7 @@ $$;
 COMMENT ON FUNCTION unexpected_columns() IS
 	'internal: the first difference between the tables that exist and those that make_tables() would make; NULL when there is none (further columns are no difference)';
 
-CREATE FUNCTION make_event_trigger()
+CREATE FUNCTION make_event_triggers()
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
@@ -552,11 +569,19 @@ BEGIN
 		COMMENT ON EVENT TRIGGER prod_analytics_follow_renames IS
 			'keeps the names in prod_analytics.partition_policies in step with the tables';
 	END IF;
+	IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'prod_analytics_follow_drops')
+		AND (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER) THEN
+		CREATE EVENT TRIGGER prod_analytics_follow_drops ON sql_drop
+			WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
+			EXECUTE FUNCTION prod_analytics.follow_drops();
+		COMMENT ON EVENT TRIGGER prod_analytics_follow_drops IS
+			'removes the entries of dropped tables from prod_analytics.partition_policies';
+	END IF;
 END
 $$;
 
-COMMENT ON FUNCTION make_event_trigger() IS
-	'internal: make the event trigger that calls follow_renames(), where it is missing and the caller may';
+COMMENT ON FUNCTION make_event_triggers() IS
+	'internal: make the event triggers that call follow_renames() and follow_drops(), where they are missing and the caller may';
 
 CREATE FUNCTION migrate_step(to_version integer)
 	RETURNS void
@@ -632,7 +657,7 @@ BEGIN
 
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
-	PERFORM prod_analytics.make_event_trigger();
+	PERFORM prod_analytics.make_event_triggers();
 
 	IF found_version IS DISTINCT FROM newest THEN
 		DELETE FROM schema_version;

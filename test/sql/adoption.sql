@@ -118,6 +118,42 @@ REVOKE CREATE ON SCHEMA prod_analytics FROM regress_planter;
 GRANT CREATE ON SCHEMA prod_analytics TO PUBLIC;
 CREATE EXTENSION prod_analytics;
 REVOKE CREATE ON SCHEMA prod_analytics FROM PUBLIC;
+-- error: a function that somebody else planted while he could, which a takeover of the schema leaves there
+SET client_min_messages = warning;
+GRANT CREATE ON SCHEMA prod_analytics TO regress_planter;
+SET ROLE regress_planter;
+CREATE FUNCTION prod_analytics.format(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'planted' $$;
+RESET ROLE;
+REVOKE CREATE ON SCHEMA prod_analytics FROM regress_planter;
+RESET client_min_messages;
+CREATE EXTENSION prod_analytics;
+DROP FUNCTION prod_analytics.format(text, text);
+-- A function planted in the schema of an extension that we need is not called.
+CREATE TABLE caught (who name);
+GRANT INSERT ON caught TO PUBLIC;
+CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE sql AS
+	'INSERT INTO public.caught VALUES (current_user); SELECT pg_catalog.format($1, $2)';
+CREATE FUNCTION public.format(text, name) RETURNS text LANGUAGE sql AS
+	'INSERT INTO public.caught VALUES (current_user); SELECT pg_catalog.format($1, $2)';
+CREATE FUNCTION public.current_setting(varchar) RETURNS text LANGUAGE sql AS
+	'INSERT INTO public.caught VALUES (current_user); SELECT pg_catalog.current_setting($1)';
+CREATE FUNCTION public.get(jsonb, jsonb) RETURNS text LANGUAGE sql AS
+	'INSERT INTO public.caught VALUES (current_user); SELECT ''{}''';
+CREATE OPERATOR public.->> (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = public.get);
+CREATE EXTENSION prod_analytics;
+SET client_min_messages = error;
+SELECT prod_analytics.ensure_partitions() > 0 AS made;
+SET search_path = public, pg_catalog;
+CALL prod_analytics.maintain_partitions();
+RESET search_path;
+SELECT count(*) FROM caught;
+SELECT status FROM prod_analytics.etl_jobs;
+DROP SCHEMA prod_analytics CASCADE;
+CREATE SCHEMA prod_analytics;
+DROP OPERATOR public.->> (jsonb, jsonb);
+DROP FUNCTION public.format(text, text), public.format(text, name), public.current_setting(varchar), public.get(jsonb, jsonb);
+DROP TABLE caught;
+RESET client_min_messages;
 -- error: a table that somebody else planted
 CREATE TABLE prod_analytics.staging_events (event_id bigint);
 ALTER TABLE prod_analytics.staging_events OWNER TO regress_planter;

@@ -39,6 +39,17 @@ INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type
 SELECT ingest();
 SELECT * FROM whereabouts;
 
+-- A row without a number is an event of its own, also when the sequence comes upon numbers in use.
+BEGIN;
+SELECT setval('prod_analytics.events_event_id_seq', 1, false);
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT n, 'explicit', '2026-03-12', '2026-03-12' FROM generate_series(1, 100) n;
+INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at)
+SELECT 'without a number', '2026-03-12', '2026-03-12' FROM generate_series(1, 150) n;
+SELECT ingest();
+SELECT event_type, count(*), count(DISTINCT event_id) FROM prod_analytics.events WHERE event_time = '2026-03-12' GROUP BY 1 ORDER BY 1;
+ROLLBACK;
+
 -- Rows that cannot go in are set aside with every reason.
 INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at) VALUES
 	(10, 999, 'unknown user', '{}', '2026-03-10', '2026-03-10'),
@@ -78,6 +89,15 @@ SELECT event_id, reasons->0->>'code' AS code FROM prod_analytics.quarantined_eve
 SELECT tableoid::regclass, event_id FROM prod_analytics.events WHERE event_id IN (30, 31) ORDER BY 2;
 SELECT received_at IS NOT NULL AS arrival_filled_in FROM prod_analytics.events WHERE event_id = 34;
 DELETE FROM prod_analytics.quarantined_events;
+
+-- So does the retention of events: what would be dropped at once does not go in.
+BEGIN;
+UPDATE prod_analytics.partition_policies SET retention = '1 month';
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(36, 'expired', now() - interval '2 months', now()), (37, 'fresh', now() - interval '1 hour', now());
+SELECT ingest() - 'partitions_created';
+SELECT event_id, reasons->0->>'code' AS code FROM prod_analytics.quarantined_events;
+ROLLBACK;
 
 -- The settings decide the window.
 SET prod_analytics.max_event_age = '1 hour';

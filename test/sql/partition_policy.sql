@@ -163,6 +163,15 @@ SELECT prod_analytics.unmanage_partitions('p.days');
 RESET ROLE;
 SELECT parent FROM prod_analytics.partition_policies ORDER BY 1;
 
+-- A key whose type is a domain; a constraint that has the name of our CHECK.
+CREATE DOMAIN p.moment AS timestamptz;
+CREATE TABLE p.dom (k p.moment, d date GENERATED ALWAYS AS ((k AT TIME ZONE 'UTC')::date) STORED,
+	CONSTRAINT d_range CHECK (d > '2000-01-01')) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.dom', 'k', '1 day', 0, 0, default_partition => false);
+SELECT prod_analytics.ensure_partitions('p.dom', '2026-01-15');
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'p.dom_p20260115'::regclass ORDER BY 1;
+DROP TABLE p.dom;
+
 -- A role may manage its own table, and its partitions belong to it.
 CREATE SCHEMA regress_own AUTHORIZATION regress_stranger;
 SET ROLE regress_stranger;
@@ -172,8 +181,34 @@ SELECT prod_analytics.ensure_partitions('regress_own.t', '2026-01-15');
 RESET ROLE;
 SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'regress_own'::regnamespace ORDER BY 1;
 
--- A table that is gone is told of, and does not stop the others.
+-- error: a policy that does not fit the table that has its name by now; the others go on
+UPDATE prod_analytics.partition_policies SET control = 'other' WHERE parent = 'p.days';
+SELECT prod_analytics.ensure_partitions('p.days', '2026-01-15');
+UPDATE prod_analytics.partition_policies SET control = 'k', epoch_unit = 'seconds' WHERE parent = 'p.days';
+SELECT prod_analytics.ensure_partitions('p.days', '2026-01-15');
+UPDATE prod_analytics.partition_policies SET epoch_unit = NULL, width = '1 hour' WHERE parent = 'p.days';
+SELECT prod_analytics.plan_partitions('p.days', '2026-01-15');
+ALTER EVENT TRIGGER prod_analytics_follow_drops DISABLE;
+DROP TABLE p.days;
+CREATE TABLE p.days (k text) PARTITION BY RANGE (k);
+ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE;
+SELECT prod_analytics.ensure_partitions('p.days', '2026-01-15');
+SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
+SELECT count(*) FROM prod_analytics.plan_partitions(at => '2026-01-15');
+SELECT prod_analytics.drop_expired_partitions(at => '2026-01-15');
+DROP TABLE p.days;
+
+-- The policy of a table goes with it.  One of a table that is not there, or that is not a name, is told
+-- of, and does not stop the others, nor other people's statements.
 DROP TABLE regress_own.t;
+SELECT parent FROM prod_analytics.partition_policies WHERE parent LIKE 'regress%';
+INSERT INTO prod_analytics.partition_policies (parent, control) VALUES ('regress_own.t', 'k'), ('"no name', 'k');
+CREATE TABLE regress_own.u (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('regress_own.u', 'k', '1 day', 7, 7);
+ALTER TABLE regress_own.u RENAME TO t;
+SELECT parent, width FROM prod_analytics.partition_policies WHERE parent LIKE 'regress%';
+SELECT count(*) FROM prod_analytics.partition_status WHERE table_name::text LIKE 'regress%';
+INSERT INTO prod_analytics.partition_policies (parent, control) VALUES ('regress_own.gone', 'k');
 SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
 
 SET client_min_messages = warning;

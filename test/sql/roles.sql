@@ -99,6 +99,14 @@ SELECT prod_analytics.etl_ingest_events() ->> 'inserted' AS inserted;
 RESET ROLE;
 SELECT * FROM regress_trap.caught;
 
+-- A table that is made again is closed to readers as it was.
+SET client_min_messages = warning;
+DROP TABLE prod_analytics.quarantined_events, prod_analytics.staging_events;
+SELECT prod_analytics.create_tables();
+RESET client_min_messages;
+SELECT has_table_privilege('analytics_reader', 'prod_analytics.quarantined_events', 'SELECT') AS quarantine,
+	has_table_privilege('analytics_reader', 'prod_analytics.staging_events', 'SELECT') AS staging;
+
 -- Tables made later are readable too.
 CREATE TABLE prod_analytics.mine (x int);
 SET ROLE regress_reader;
