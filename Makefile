@@ -32,8 +32,10 @@ OBJS = \
 	src/validation.o \
 	src/validation_compile.o \
 	src/validation_eval.o \
+	src/validation_identify.o \
 	src/validation_regex.o \
-	src/validation_uri.o
+	src/validation_uri.o \
+	src/validation_value.o
 
 # The parts of the extension's script in the order in which they run: what a part uses stands
 # above it, and privileges come last because they speak of every function.
@@ -53,7 +55,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ensure_concurrently partition_locks
 ISOLATION_OPTS = --inputdir=test --outputdir=.

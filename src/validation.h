@@ -2,9 +2,9 @@
  * validation.h
  *		JSON Schema, draft 2020-12, over jsonb.
  *
- * validation_compile.c turns a schema into a graph of PaSchema nodes, with validation_uri.c for its
- * references and validation_regex.c for its patterns; validation_eval.c walks a document along it;
- * validation.c has the SQL functions.
+ * validation_compile.c turns a schema into a graph of PaSchema nodes, with validation_identify.c and
+ * validation_uri.c for its references and validation_regex.c for its patterns; validation_eval.c walks
+ * a document along it; validation.c has the SQL functions.
  */
 #ifndef PA_VALIDATION_H
 #define PA_VALIDATION_H
@@ -155,8 +155,12 @@ extern PaSchema *pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem);
 /* validation_eval.c */
 extern bool pa_matches(PaSchema *schema, Jsonb *instance);
 extern List *pa_validation_errors(PaSchema *schema, Jsonb *instance);
+/* validation_value.c */
 extern void pa_root_value(Jsonb *document, JsonbValue *value);
 extern int	pa_compare_values(const JsonbValue *a, const JsonbValue *b);
+extern bool pa_has_repetition(const JsonbValue *items, int count);
+extern char *pa_describe_value(const JsonbValue *value);
+extern char *pa_type_names(int types);
 
 /* validation_uri.c */
 extern char *pa_resolve_uri(const char *base, const char *reference);

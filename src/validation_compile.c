@@ -14,336 +14,18 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "validation.h"
-
-#define DRAFT "https://json-schema.org/draft/2020-12/schema"
-#define VOCABULARIES "https://json-schema.org/draft/2020-12/vocab/"
-
-/* A place that has a URI: a resource, or an anchor in it ("uri#anchor"). */
-typedef struct Identified
-{
-	char	   *uri;
-	char	   *path;
-} Identified;
-
-/* One compilation. */
-typedef struct Compiler
-{
-	JsonbValue	root;
-	PaSchemaProblem *problem;
-	List	   *identified;		/* of Identified */
-	List	   *nodes;			/* of Node */
-} Compiler;
+#include "validation_compile.h"
 
 /* The node of a place; the hash of its path makes finding it quick. */
-typedef struct Node
+typedef struct SchemaNode
 {
 	uint32		hash;
 	PaSchema   *schema;
-} Node;
+} SchemaNode;
 
 typedef void (*ReadKeyword) (Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path);
 
 static PaSchema *compile_at(Compiler *compiler, JsonbValue *value, const char *path);
-
-/*
- * complain remembers what is wrong with the schema.
- */
-static void
-complain(Compiler *compiler, const char *path, const char *message)
-{
-	if (compiler->problem->path == NULL)
-	{
-		compiler->problem->path = path;
-		compiler->problem->message = message;
-	}
-}
-
-/*
- * name_of is the text of a string.
- */
-static PaName
-name_of(const JsonbValue *string)
-{
-	PaName		name = {string->val.string.val, string->val.string.len};
-
-	return name;
-}
-
-/*
- * literal is a name that we write ourselves.
- */
-static PaName
-literal(const char *text)
-{
-	PaName		name = {text, strlen(text)};
-
-	return name;
-}
-
-/*
- * is_object, is_array and is_boolean tell the type of a value.
- */
-static bool
-is_object(const JsonbValue *value)
-{
-	return value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data);
-}
-
-static bool
-is_array(const JsonbValue *value)
-{
-	return value->type == jbvBinary && JsonContainerIsArray(value->val.binary.data);
-}
-
-/*
- * child finds a member of an object; NULL when there is none.
- */
-static JsonbValue *
-child(const JsonbValue *object, const char *key)
-{
-	return getKeyJsonValueFromContainer(object->val.binary.data, key, strlen(key), NULL);
-}
-
-/*
- * elements lists the elements of an array, or the values of an object; "keys" (unless NULL) gets the
- * keys of an object.
- */
-static JsonbValue *
-elements(const JsonbValue *container, PaName **keys, int *count)
-{
-	JsonbIterator *iterator = JsonbIteratorInit(container->val.binary.data);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	JsonbValue *values;
-	int			size = JsonContainerSize(container->val.binary.data);
-	int			n = 0;
-
-	values = palloc(sizeof(JsonbValue) * (size + 1));
-	if (keys)
-		*keys = palloc(sizeof(PaName) * (size + 1));
-
-	(void) JsonbIteratorNext(&iterator, &value, false);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY && keys)
-			(*keys)[n] = name_of(&value);
-		else if (token == WJB_VALUE || token == WJB_ELEM)
-			values[n++] = value;
-	}
-	*count = n;
-
-	return values;
-}
-
-/* Where schemas stand inside a schema. */
-typedef enum Place
-{
-	PLACE_SCHEMA,				/* the keyword's value */
-	PLACE_LIST,					/* the elements of an array */
-	PLACE_MAP					/* the values of an object */
-} Place;
-
-static const struct
-{
-	const char *keyword;
-	Place		place;
-}			places[] =
-{
-	{"$defs", PLACE_MAP},
-	{"additionalProperties", PLACE_SCHEMA},
-	{"allOf", PLACE_LIST},
-	{"anyOf", PLACE_LIST},
-	{"contains", PLACE_SCHEMA},
-	{"dependentSchemas", PLACE_MAP},
-	{"else", PLACE_SCHEMA},
-	{"if", PLACE_SCHEMA},
-	{"items", PLACE_SCHEMA},
-	{"not", PLACE_SCHEMA},
-	{"oneOf", PLACE_LIST},
-	{"patternProperties", PLACE_MAP},
-	{"prefixItems", PLACE_LIST},
-	{"properties", PLACE_MAP},
-	{"propertyNames", PLACE_SCHEMA},
-	{"then", PLACE_SCHEMA},
-	{"unevaluatedItems", PLACE_SCHEMA},
-	{"unevaluatedProperties", PLACE_SCHEMA}
-};
-
-/*
- * identify remembers that a place has a URI.
- */
-static void
-identify(Compiler *compiler, char *uri, const char *path)
-{
-	Identified *entry = palloc(sizeof(Identified));
-	ListCell   *cell;
-
-	foreach(cell, compiler->identified)
-		if (strcmp(((Identified *) lfirst(cell))->uri, uri) == 0 && strcmp(((Identified *) lfirst(cell))->path, path) != 0)
-			complain(compiler, path, psprintf("\"%s\" is identified twice", uri));
-
-	entry->uri = uri;
-	entry->path = pstrdup(path);
-	compiler->identified = lappend(compiler->identified, entry);
-}
-
-/*
- * string_at reads a keyword that must be a string; NULL when it is absent.
- */
-static char *
-string_at(Compiler *compiler, const JsonbValue *object, const char *keyword, const char *path)
-{
-	JsonbValue *value = child(object, keyword);
-
-	if (value == NULL)
-		return NULL;
-	if (value->type != jbvString)
-	{
-		complain(compiler, pa_pointer_append(path, literal(keyword)), psprintf("%s is not a string", keyword));
-		return NULL;
-	}
-
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-/*
- * check_dialect refuses drafts and vocabularies that we do not know: silently ignoring their keywords
- * would be worse.
- */
-static void
-check_dialect(Compiler *compiler, const JsonbValue *object, const char *path)
-{
-	char	   *draft = string_at(compiler, object, "$schema", path);
-	JsonbValue *vocabulary = child(object, "$vocabulary");
-	PaName	   *keys;
-	int			count;
-
-	if (draft && strcmp(draft, DRAFT) != 0 && strcmp(draft, DRAFT "#") != 0)
-		complain(compiler, pa_pointer_append(path, literal("$schema")),
-				 psprintf("draft \"%s\" is not supported, only \"%s\" is", draft, DRAFT));
-
-	if (vocabulary == NULL)
-		return;
-	if (!is_object(vocabulary))
-	{
-		complain(compiler, pa_pointer_append(path, literal("$vocabulary")), "$vocabulary is not an object");
-		return;
-	}
-	(void) elements(vocabulary, &keys, &count);
-	for (int i = 0; i < count; i++)
-		if (keys[i].length < (int) strlen(VOCABULARIES) ||
-			memcmp(keys[i].text, VOCABULARIES, strlen(VOCABULARIES)) != 0)
-			complain(compiler, pa_pointer_append(path, literal("$vocabulary")),
-					 psprintf("vocabulary \"%.*s\" is not supported", keys[i].length, keys[i].text));
-}
-
-static void scan(Compiler *compiler, JsonbValue *value, const char *path, const char *base);
-
-/*
- * scan_place walks through the schemas of a keyword.
- */
-static void
-scan_place(Compiler *compiler, JsonbValue *value, Place place, const char *path, const char *base)
-{
-	JsonbValue *values;
-	PaName	   *keys;
-	int			count;
-
-	if (place == PLACE_SCHEMA)
-	{
-		scan(compiler, value, path, base);
-		return;
-	}
-	if (place == PLACE_MAP ? !is_object(value) : !is_array(value))
-		return;
-
-	values = elements(value, place == PLACE_MAP ? &keys : NULL, &count);
-	for (int i = 0; i < count; i++)
-		scan(compiler, &values[i],
-			 pa_pointer_append(path, place == PLACE_MAP ? keys[i] : literal(psprintf("%d", i))), base);
-}
-
-/*
- * scan finds the resources and anchors of a schema, whose base URI is given.
- */
-static void
-scan(Compiler *compiler, JsonbValue *value, const char *path, const char *base)
-{
-	char	   *id;
-	static const char *const anchors[] = {"$anchor", "$dynamicAnchor"};
-
-	check_stack_depth();
-	CHECK_FOR_INTERRUPTS();
-
-	if (!is_object(value))
-		return;
-
-	check_dialect(compiler, value, path);
-	id = string_at(compiler, value, "$id", path);
-	if (id)
-	{
-		char	   *fragment = pa_split_fragment(id);
-
-		if (fragment && *fragment)
-			complain(compiler, pa_pointer_append(path, literal("$id")), "$id has a fragment");
-		base = pa_resolve_uri(base, id);
-		identify(compiler, pstrdup(base), path);
-	}
-
-	for (int i = 0; i < (int) lengthof(anchors); i++)
-	{
-		char	   *anchor = string_at(compiler, value, anchors[i], path);
-
-		if (anchor)
-			identify(compiler, psprintf("%s#%s", base, anchor), path);
-	}
-
-	for (int i = 0; i < (int) lengthof(places); i++)
-	{
-		JsonbValue *inside = child(value, places[i].keyword);
-
-		if (inside)
-			scan_place(compiler, inside, places[i].place,
-					   pa_pointer_append(path, literal(places[i].keyword)), base);
-	}
-}
-
-/*
- * base_of is the resource that a place belongs to: the nearest one around it.
- */
-static Identified *
-base_of(Compiler *compiler, const char *path)
-{
-	Identified *best = linitial(compiler->identified);
-	ListCell   *cell;
-
-	foreach(cell, compiler->identified)
-	{
-		Identified *entry = lfirst(cell);
-		size_t		length = strlen(entry->path);
-
-		if (strchr(entry->uri, '#') == NULL && strncmp(entry->path, path, length) == 0 &&
-			(path[length] == '/' || path[length] == '\0') && length >= strlen(best->path))
-			best = entry;
-	}
-
-	return best;
-}
-
-/*
- * path_of finds the place that has a URI; NULL when there is none.
- */
-static char *
-path_of(Compiler *compiler, const char *uri)
-{
-	ListCell   *cell;
-
-	foreach(cell, compiler->identified)
-		if (strcmp(((Identified *) lfirst(cell))->uri, uri) == 0)
-			return ((Identified *) lfirst(cell))->path;
-
-	return NULL;
-}
 
 /*
  * read_reference follows a $ref inside the document.
@@ -359,18 +41,18 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 
 	if (value->type != jbvString)
 	{
-		complain(compiler, path, "$ref is not a string");
+		pa_complain(compiler, path, "$ref is not a string");
 		return;
 	}
 
 	reference = pnstrdup(value->val.string.val, value->val.string.len);
 	fragment = pa_split_fragment(reference);
-	uri = pa_resolve_uri(base_of(compiler, path)->uri, reference);
+	uri = pa_resolve_uri(pa_base_of(compiler, path)->uri, reference);
 
 	if (fragment && *fragment && *fragment != '/')
-		target = path_of(compiler, psprintf("%s#%s", uri, fragment));
+		target = pa_path_of(compiler, psprintf("%s#%s", uri, fragment));
 	else
-		target = path_of(compiler, uri);
+		target = pa_path_of(compiler, uri);
 	if (target && fragment && *fragment == '/')
 	{
 		if (!pa_percent_decode(fragment))
@@ -381,7 +63,7 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 
 	if (target == NULL || !pa_pointer_lookup(&found, target))
 	{
-		complain(compiler, path,
+		pa_complain(compiler, path,
 				 psprintf("$ref \"%.*s\" does not name a schema in this document; remote schemas are not fetched",
 						  value->val.string.len, value->val.string.val));
 		return;
@@ -396,7 +78,7 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 static void
 refuse_dynamic(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
 {
-	complain(compiler, path, "$dynamicRef is not supported");
+	pa_complain(compiler, path, "$dynamicRef is not supported");
 }
 
 /*
@@ -422,21 +104,21 @@ read_type(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 	JsonbValue *names = value;
 	int			count = 1;
 
-	if (is_array(value))
-		names = elements(value, NULL, &count);
+	if (pa_is_array(value))
+		names = pa_elements(value, NULL, &count);
 	if (count == 0)
-		complain(compiler, path, "type is an empty array");
+		pa_complain(compiler, path, "type is an empty array");
 
 	for (int i = 0; i < count; i++)
 	{
 		int			bit = type_bit(&names[i]);
 
 		if (bit == 0)
-			complain(compiler, path, names[i].type == jbvString ?
+			pa_complain(compiler, path, names[i].type == jbvString ?
 					 psprintf("\"%.*s\" is not a type", names[i].val.string.len, names[i].val.string.val) :
 					 "type is not a string");
 		else if (node->types & bit)
-			complain(compiler, path, "type names a type twice");
+			pa_complain(compiler, path, "type names a type twice");
 		node->types |= bit;
 	}
 }
@@ -451,9 +133,9 @@ read_const(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pa
 static void
 read_enum(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
 {
-	if (!is_array(value))
+	if (!pa_is_array(value))
 	{
-		complain(compiler, path, "enum is not an array");
+		pa_complain(compiler, path, "enum is not an array");
 		return;
 	}
 	node->enumeration = palloc(sizeof(JsonbValue));
@@ -469,17 +151,17 @@ schemas_of(Compiler *compiler, JsonbValue *value, const char *path)
 	PaSchemas	schemas = {0, NULL};
 	JsonbValue *values;
 
-	if (!is_array(value) || JsonContainerSize(value->val.binary.data) == 0)
+	if (!pa_is_array(value) || JsonContainerSize(value->val.binary.data) == 0)
 	{
-		complain(compiler, path, "the value is not an array of at least one schema");
+		pa_complain(compiler, path, "the value is not an array of at least one schema");
 		return schemas;
 	}
 
-	values = elements(value, NULL, &schemas.count);
+	values = pa_elements(value, NULL, &schemas.count);
 	schemas.schemas = palloc(sizeof(PaSchema *) * schemas.count);
 	for (int i = 0; i < schemas.count; i++)
 		schemas.schemas[i] = compile_at(compiler, &values[i],
-										pa_pointer_append(path, literal(psprintf("%d", i))));
+										pa_pointer_append(path, pa_literal(psprintf("%d", i))));
 
 	return schemas;
 }
@@ -495,13 +177,13 @@ properties_of(Compiler *compiler, JsonbValue *value, const char *path, int *coun
 	PaProperty *properties;
 
 	*count = 0;
-	if (!is_object(value))
+	if (!pa_is_object(value))
 	{
-		complain(compiler, path, "the value is not an object");
+		pa_complain(compiler, path, "the value is not an object");
 		return NULL;
 	}
 
-	values = elements(value, &keys, count);
+	values = pa_elements(value, &keys, count);
 	properties = palloc(sizeof(PaProperty) * (*count + 1));
 	for (int i = 0; i < *count; i++)
 	{
@@ -522,25 +204,25 @@ names_of(Compiler *compiler, JsonbValue *value, const char *path)
 	JsonbValue *values;
 	int			count;
 
-	if (!is_array(value))
+	if (!pa_is_array(value))
 	{
-		complain(compiler, path, "the value is not an array of strings");
+		pa_complain(compiler, path, "the value is not an array of strings");
 		return names;
 	}
 
-	values = elements(value, NULL, &count);
+	values = pa_elements(value, NULL, &count);
 	names.names = palloc(sizeof(PaName) * (count + 1));
 	for (int i = 0; i < count; i++)
 	{
 		if (values[i].type != jbvString)
 		{
-			complain(compiler, path, "the value is not an array of strings");
+			pa_complain(compiler, path, "the value is not an array of strings");
 			return names;
 		}
 		for (int j = 0; j < i; j++)
 			if (pa_compare_values(&values[i], &values[j]) == 0)
-				complain(compiler, path, psprintf("\"%.*s\" is named twice", values[i].val.string.len, values[i].val.string.val));
-		names.names[names.count++] = name_of(&values[i]);
+				pa_complain(compiler, path, psprintf("\"%.*s\" is named twice", values[i].val.string.len, values[i].val.string.val));
+		names.names[names.count++] = pa_name_of(&values[i]);
 	}
 
 	return names;
@@ -554,7 +236,7 @@ number_of(Compiler *compiler, JsonbValue *value, const char *path)
 {
 	if (value->type != jbvNumeric)
 	{
-		complain(compiler, path, "the value is not a number");
+		pa_complain(compiler, path, "the value is not a number");
 		return NULL;
 	}
 
@@ -582,7 +264,7 @@ count_of(Compiler *compiler, JsonbValue *value, const char *path)
 			return DatumGetInt64(DirectFunctionCall1(numeric_int8, number));
 		}
 	}
-	complain(compiler, path, "the value is not an integer of at least 0");
+	pa_complain(compiler, path, "the value is not an integer of at least 0");
 
 	return -1;
 }
@@ -597,7 +279,7 @@ regex_of(Compiler *compiler, PaName pattern, const char *path)
 	regex_t    *regex = pa_compile_regex(pattern, &problem);
 
 	if (regex == NULL)
-		complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
+		pa_complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
 										  Min(pattern.length, 100), pattern.text, problem));
 
 	return regex;
@@ -608,10 +290,10 @@ read_pattern(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *
 {
 	if (value->type != jbvString)
 	{
-		complain(compiler, path, "pattern is not a string");
+		pa_complain(compiler, path, "pattern is not a string");
 		return;
 	}
-	node->pattern = name_of(value);
+	node->pattern = pa_name_of(value);
 	node->regex = regex_of(compiler, node->pattern, path);
 }
 
@@ -635,12 +317,12 @@ read_dependencies(Compiler *compiler, PaSchema *node, JsonbValue *value, const c
 	JsonbValue *values;
 	PaName	   *keys;
 
-	if (!is_object(value))
+	if (!pa_is_object(value))
 	{
-		complain(compiler, path, "dependentRequired is not an object");
+		pa_complain(compiler, path, "dependentRequired is not an object");
 		return;
 	}
-	values = elements(value, &keys, &node->n_dependencies);
+	values = pa_elements(value, &keys, &node->n_dependencies);
 	node->dependencies = palloc(sizeof(PaDependency) * (node->n_dependencies + 1));
 	for (int i = 0; i < node->n_dependencies; i++)
 	{
@@ -656,14 +338,14 @@ read_multiple_of(Compiler *compiler, PaSchema *node, JsonbValue *value, const ch
 	if (node->multiple_of &&
 		DatumGetInt32(DirectFunctionCall2(numeric_cmp, NumericGetDatum(node->multiple_of),
 										  DirectFunctionCall1(int8_numeric, Int64GetDatum(0)))) <= 0)
-		complain(compiler, path, "multipleOf is not greater than 0");
+		pa_complain(compiler, path, "multipleOf is not greater than 0");
 }
 
 static void
 read_unique_items(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
 {
 	if (value->type != jbvBool)
-		complain(compiler, path, "uniqueItems is not a boolean");
+		pa_complain(compiler, path, "uniqueItems is not a boolean");
 	else
 		node->unique_items = value->val.boolean;
 }
@@ -781,7 +463,7 @@ static PaSchema *
 new_node(Compiler *compiler, const char *path, uint32 hash)
 {
 	PaSchema   *schema = palloc0(sizeof(PaSchema));
-	Node	   *node = palloc(sizeof(Node));
+	SchemaNode *node = palloc(sizeof(SchemaNode));
 
 	schema->path = pstrdup(path);
 	schema->max_length = schema->min_length = -1;
@@ -806,7 +488,7 @@ node_at(Compiler *compiler, const char *path, uint32 hash)
 
 	foreach(cell, compiler->nodes)
 	{
-		Node	   *node = lfirst(cell);
+		SchemaNode *node = lfirst(cell);
 
 		if (node->hash == hash && strcmp(node->schema->path, path) == 0)
 			return node->schema;
@@ -833,15 +515,15 @@ compile_at(Compiler *compiler, JsonbValue *value, const char *path)
 
 	if (value->type == jbvBool)
 		node->is_false = !value->val.boolean;
-	else if (!is_object(value))
-		complain(compiler, pstrdup(path), "a schema is an object or a boolean");
+	else if (!pa_is_object(value))
+		pa_complain(compiler, pstrdup(path), "a schema is an object or a boolean");
 	else
 		for (int i = 0; i < (int) lengthof(keywords); i++)
 		{
-			JsonbValue *found = child(value, keywords[i].name);
+			JsonbValue *found = pa_child(value, keywords[i].name);
 
 			if (found)
-				keywords[i].read(compiler, node, found, pa_pointer_append(path, literal(keywords[i].name)));
+				keywords[i].read(compiler, node, found, pa_pointer_append(path, pa_literal(keywords[i].name)));
 		}
 
 	return node;
@@ -862,8 +544,8 @@ pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem)
 	compiler.problem = problem;
 	pa_root_value(schema, &compiler.root);
 
-	identify(&compiler, pstrdup(""), "");
-	scan(&compiler, &compiler.root, "", "");
+	pa_identify(&compiler, pstrdup(""), "");
+	pa_scan_schema(&compiler, &compiler.root, "", "");
 	node = compile_at(&compiler, &compiler.root, "");
 
 	return problem->path ? NULL : node;

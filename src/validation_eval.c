@@ -16,9 +16,6 @@
 #include "utils/fmgrprotos.h"
 #include "validation.h"
 
-/* How many bytes of a value a message shows. */
-#define SHOWN 60
-
 /* Where in the document a value stands; NULL is the document. */
 typedef struct Location
 {
@@ -61,66 +58,6 @@ typedef struct Place
 static bool apply(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluated);
 
 /*
- * pa_root_value is the value that a jsonb document is.
- */
-void
-pa_root_value(Jsonb *document, JsonbValue *value)
-{
-	if (JB_ROOT_IS_SCALAR(document))
-	{
-		JsonbValue *scalar = getIthJsonbValueFromContainer(&document->root, 0);
-
-		*value = *scalar;
-		return;
-	}
-
-	value->type = jbvBinary;
-	value->val.binary.data = &document->root;
-	value->val.binary.len = VARSIZE(document) - VARHDRSZ;
-}
-
-/*
- * type_rank orders the types of values.
- */
-static int
-type_rank(const JsonbValue *value)
-{
-	if (value->type == jbvBinary)
-		return JsonContainerIsObject(value->val.binary.data) ? 5 : 4;
-
-	return (int) value->type;
-}
-
-/*
- * pa_compare_values orders values; 0 means equal, numbers by their value (1.0 is 1).
- */
-int
-pa_compare_values(const JsonbValue *a, const JsonbValue *b)
-{
-	int			difference = type_rank(a) - type_rank(b);
-
-	if (difference != 0)
-		return difference;
-
-	switch (a->type)
-	{
-		case jbvNull:
-			return 0;
-		case jbvBool:
-			return (int) a->val.boolean - (int) b->val.boolean;
-		case jbvNumeric:
-			return DatumGetInt32(DirectFunctionCall2(numeric_cmp, NumericGetDatum(a->val.numeric),
-													 NumericGetDatum(b->val.numeric)));
-		case jbvString:
-			if (a->val.string.len != b->val.string.len)
-				return a->val.string.len < b->val.string.len ? -1 : 1;
-			return memcmp(a->val.string.val, b->val.string.val, a->val.string.len);
-		default:
-			return compareJsonbContainers(a->val.binary.data, b->val.binary.data);
-	}
-}
-
-/*
  * is_integer tells whether a number is whole.
  */
 static bool
@@ -149,42 +86,6 @@ types_of(const JsonbValue *value)
 			return PA_TYPE_STRING;
 		default:
 			return JsonContainerIsObject(value->val.binary.data) ? PA_TYPE_OBJECT : PA_TYPE_ARRAY;
-	}
-}
-
-/*
- * describe is a value as a message shows it: cut, and large containers by their size.
- */
-static char *
-describe(const JsonbValue *value)
-{
-	char	   *text;
-	int			length;
-
-	switch (value->type)
-	{
-		case jbvNull:
-			return pstrdup("null");
-		case jbvBool:
-			return pstrdup(value->val.boolean ? "true" : "false");
-		case jbvNumeric:
-			text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
-			length = strlen(text);
-			return length <= SHOWN ? text : psprintf("%.*s...", SHOWN, text);
-		case jbvString:
-			length = pg_mbcliplen(value->val.string.val, value->val.string.len, SHOWN);
-			return psprintf("\"%.*s%s\"", length, value->val.string.val,
-							length < value->val.string.len ? "..." : "");
-		default:
-			if (value->val.binary.len <= SHOWN * 2)
-			{
-				text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
-				length = pg_mbcliplen(text, strlen(text), SHOWN);
-				return length == (int) strlen(text) ? text : psprintf("%.*s...", length, text);
-			}
-			if (JsonContainerIsObject(value->val.binary.data))
-				return psprintf("an object of %d properties", (int) JsonContainerSize(value->val.binary.data));
-			return psprintf("an array of %d items", (int) JsonContainerSize(value->val.binary.data));
 	}
 }
 
@@ -329,18 +230,18 @@ apply_combined(Walk *walk, PaSchema *schema, const Place *place, Evaluated *eval
 	}
 	if (schema->any_of.count > 0)
 		MUST(matches > 0 || FAIL("anyOf", psprintf("%s satisfies none of %d schemas",
-												   describe(place->value), schema->any_of.count)));
+												   pa_describe_value(place->value), schema->any_of.count)));
 
 	matches = 0;
 	for (int i = 0; i < schema->one_of.count; i++)
 		matches += holds(schema->one_of.schemas[i], place, evaluated);
 	if (schema->one_of.count > 0)
 		MUST(matches == 1 || FAIL("oneOf", psprintf("%s satisfies %d of %d schemas, and must satisfy one",
-													describe(place->value), matches, schema->one_of.count)));
+													pa_describe_value(place->value), matches, schema->one_of.count)));
 
 	if (schema->not)
 		MUST(!holds(schema->not, place, NULL) ||
-			 FAIL("not", psprintf("%s satisfies a schema that it must not", describe(place->value))));
+			 FAIL("not", psprintf("%s satisfies a schema that it must not", pa_describe_value(place->value))));
 
 	return valid;
 }
@@ -362,23 +263,6 @@ apply_condition(Walk *walk, PaSchema *schema, const Place *place, Evaluated *eva
 }
 
 /*
- * type_names lists the types that a schema allows.
- */
-static char *
-type_names(int types)
-{
-	static const char *const names[] = {"null", "boolean", "integer", "number", "string", "array", "object"};
-	StringInfoData text;
-
-	initStringInfo(&text);
-	for (int i = 0; i < (int) lengthof(names); i++)
-		if (types & (1 << i))
-			appendStringInfo(&text, "%s%s", text.len > 0 ? " or " : "", names[i]);
-
-	return text.data;
-}
-
-/*
  * check_any checks what can be asked of any value.
  */
 static bool
@@ -390,11 +274,11 @@ check_any(Walk *walk, PaSchema *schema, const Place *place)
 	if (schema->types != 0)
 		MUST((types_of(value) & schema->types) != 0 ||
 			 (value->type == jbvNumeric && (schema->types & PA_TYPE_INTEGER) && is_integer(value->val.numeric)) ||
-			 FAIL("type", psprintf("%s is not of type %s", describe(value), type_names(schema->types))));
+			 FAIL("type", psprintf("%s is not of type %s", pa_describe_value(value), pa_type_names(schema->types))));
 
 	if (schema->constant)
 		MUST(pa_compare_values(value, schema->constant) == 0 ||
-			 FAIL("const", psprintf("%s is not %s", describe(value), describe(schema->constant))));
+			 FAIL("const", psprintf("%s is not %s", pa_describe_value(value), pa_describe_value(schema->constant))));
 
 	if (schema->enumeration)
 	{
@@ -403,7 +287,7 @@ check_any(Walk *walk, PaSchema *schema, const Place *place)
 
 		for (uint32 i = 0; i < JsonContainerSize(choices) && !found; i++)
 			found = pa_compare_values(value, getIthJsonbValueFromContainer(choices, i)) == 0;
-		MUST(found || FAIL("enum", psprintf("%s is not one of %s", describe(value), describe(schema->enumeration))));
+		MUST(found || FAIL("enum", psprintf("%s is not one of %s", pa_describe_value(value), pa_describe_value(schema->enumeration))));
 	}
 
 	return valid;
@@ -446,19 +330,19 @@ check_number(Walk *walk, PaSchema *schema, const Place *place)
 
 	if (schema->maximum)
 		MUST(compare(number, schema->maximum) <= 0 ||
-			 FAIL("maximum", psprintf("%s is greater than %s", describe(place->value), show(schema->maximum))));
+			 FAIL("maximum", psprintf("%s is greater than %s", pa_describe_value(place->value), show(schema->maximum))));
 	if (schema->minimum)
 		MUST(compare(number, schema->minimum) >= 0 ||
-			 FAIL("minimum", psprintf("%s is less than %s", describe(place->value), show(schema->minimum))));
+			 FAIL("minimum", psprintf("%s is less than %s", pa_describe_value(place->value), show(schema->minimum))));
 	if (schema->exclusive_maximum)
 		MUST(compare(number, schema->exclusive_maximum) < 0 ||
-			 FAIL("exclusiveMaximum", psprintf("%s is not less than %s", describe(place->value), show(schema->exclusive_maximum))));
+			 FAIL("exclusiveMaximum", psprintf("%s is not less than %s", pa_describe_value(place->value), show(schema->exclusive_maximum))));
 	if (schema->exclusive_minimum)
 		MUST(compare(number, schema->exclusive_minimum) > 0 ||
-			 FAIL("exclusiveMinimum", psprintf("%s is not greater than %s", describe(place->value), show(schema->exclusive_minimum))));
+			 FAIL("exclusiveMinimum", psprintf("%s is not greater than %s", pa_describe_value(place->value), show(schema->exclusive_minimum))));
 	if (schema->multiple_of)
 		MUST(is_multiple(number, schema->multiple_of) ||
-			 FAIL("multipleOf", psprintf("%s is not a multiple of %s", describe(place->value), show(schema->multiple_of))));
+			 FAIL("multipleOf", psprintf("%s is not a multiple of %s", pa_describe_value(place->value), show(schema->multiple_of))));
 
 	return valid;
 }
@@ -470,7 +354,7 @@ static char *
 count_message(const Place *place, int64 count, const char *what, const char *relation, int64 limit)
 {
 	return psprintf("%s has " INT64_FORMAT " %s, %s " INT64_FORMAT,
-					describe(place->value), count, what, relation, limit);
+					pa_describe_value(place->value), count, what, relation, limit);
 }
 
 static bool
@@ -492,36 +376,10 @@ check_string(Walk *walk, PaSchema *schema, const Place *place)
 	}
 	if (schema->regex)
 		MUST(pa_regex_matches(schema->regex, text) ||
-			 FAIL("pattern", psprintf("%s does not match \"%.*s\"", describe(place->value),
+			 FAIL("pattern", psprintf("%s does not match \"%.*s\"", pa_describe_value(place->value),
 									  Min(schema->pattern.length, 200), schema->pattern.text)));
 
 	return valid;
-}
-
-/*
- * compare_elements is pa_compare_values for qsort.
- */
-static int
-compare_elements(const void *a, const void *b)
-{
-	return pa_compare_values(a, b);
-}
-
-/*
- * has_repetition tells whether two items of an array are equal.
- */
-static bool
-has_repetition(const JsonbValue *items, int count)
-{
-	JsonbValue *sorted = palloc(sizeof(JsonbValue) * (count + 1));
-
-	memcpy(sorted, items, sizeof(JsonbValue) * count);
-	qsort(sorted, count, sizeof(JsonbValue), compare_elements);
-	for (int i = 1; i < count; i++)
-		if (pa_compare_values(&sorted[i - 1], &sorted[i]) == 0)
-			return true;
-
-	return false;
 }
 
 /*
@@ -590,12 +448,12 @@ check_contains(Walk *walk, PaSchema *schema, const Place *place, Evaluated *eval
 	MUST(found >= least ||
 		 FAIL(schema->min_contains >= 0 ? "minContains" : "contains",
 			  psprintf("%s has " INT64_FORMAT " items that satisfy contains, fewer than " INT64_FORMAT,
-					   describe(place->value), found, least)));
+					   pa_describe_value(place->value), found, least)));
 	if (schema->max_contains >= 0)
 		MUST(found <= schema->max_contains ||
 			 FAIL("maxContains",
 				  psprintf("%s has " INT64_FORMAT " items that satisfy contains, more than " INT64_FORMAT,
-						   describe(place->value), found, schema->max_contains)));
+						   pa_describe_value(place->value), found, schema->max_contains)));
 
 	return valid;
 }
@@ -617,7 +475,7 @@ check_array(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluat
 
 	items = unpack(place->value, NULL);
 	if (schema->unique_items)
-		MUST(!has_repetition(items, count) || FAIL("uniqueItems", psprintf("%s has equal items", describe(place->value))));
+		MUST(!pa_has_repetition(items, count) || FAIL("uniqueItems", psprintf("%s has equal items", pa_describe_value(place->value))));
 
 	for (int i = 0; i < count; i++)
 	{
@@ -864,7 +722,7 @@ apply(Walk *walk, PaSchema *schema, const Place *outside, Evaluated *evaluated)
 	enter(schema, outside->active);
 
 	if (schema->is_false)
-		return FAIL("false", psprintf("%s is not allowed here", describe(place->value)));
+		return FAIL("false", psprintf("%s is not allowed here", pa_describe_value(place->value)));
 
 	if (schema->reference)
 		MUST(apply_here(walk, schema->reference, place, own));

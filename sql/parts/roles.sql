@@ -55,6 +55,12 @@ BEGIN
 		prod_analytics.unmanage_partitions(regclass)
 		TO analytics_operator;
 
+	GRANT EXECUTE ON FUNCTION
+		prod_analytics.jsonb_matches_schema(jsonb, jsonb),
+		prod_analytics.jsonschema_is_valid(jsonb),
+		prod_analytics.jsonschema_validation_errors(jsonb, jsonb)
+		TO analytics_reader, analytics_loader, analytics_operator;
+
 	-- A procedure that commits cannot act as its owner; its steps can.
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.analyze_partitions(regclass),

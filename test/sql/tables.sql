@@ -28,7 +28,7 @@ GROUP BY d.classid;
 -- The schema is not one either, nor does a table depend on a function of ours.
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
 FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
-WHERE p.pronamespace = 'prod_analytics'::regnamespace AND d.classid <> 'pg_proc'::regclass;
+WHERE p.pronamespace = 'prod_analytics'::regnamespace AND d.classid <> 'pg_proc'::regclass ORDER BY 1;
 
 -- A second call has nothing to do; what is missing comes back, with its default rows.
 SELECT prod_analytics.create_tables();
