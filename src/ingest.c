@@ -45,6 +45,7 @@ typedef struct Ingest
 	int64		duplicates;		/* dropped: the event is there already */
 	int64		quarantined;
 	int64		deferred;		/* put back into staging */
+	Tuplestorestate *store;		/* the rows that "batch" is at the moment */
 	int			partitions;		/* made for the batch */
 	bool		unnumbered;		/* some row has no event_id */
 } Ingest;
@@ -126,27 +127,67 @@ static const struct
 };
 
 /*
- * register_batch makes the rows of the store readable as relation "batch" for the queries of this
- * SPI connection.
+ * batch_descriptor describes the rows of a batch.
  */
-static void
-register_batch(Tuplestorestate *store, int64 rows)
+static TupleDesc
+batch_descriptor(void)
 {
-	EphemeralNamedRelation batch = palloc0(sizeof(EphemeralNamedRelationData));
 	TupleDesc	descriptor = CreateTemplateTupleDesc(lengthof(batch_columns));
 
 	for (int i = 0; i < (int) lengthof(batch_columns); i++)
 		TupleDescInitEntry(descriptor, i + 1, batch_columns[i].name, batch_columns[i].type, -1, 0);
 
+	return descriptor;
+}
+
+/*
+ * use_as_batch makes the rows of a store readable as relation "batch" for the queries of this SPI
+ * connection.
+ */
+static void
+use_as_batch(Ingest *ingest, Tuplestorestate *store)
+{
+	EphemeralNamedRelation batch = palloc0(sizeof(EphemeralNamedRelationData));
+
+	if (ingest->store)
+		SPI_unregister_relation("batch");
+	ingest->store = store;
+
 	batch->md.name = "batch";
 	batch->md.reliddesc = InvalidOid;
-	batch->md.tupdesc = descriptor;
+	batch->md.tupdesc = batch_descriptor();
 	batch->md.enrtype = ENR_NAMED_TUPLESTORE;
-	batch->md.enrtuples = rows;
+	batch->md.enrtuples = tuplestore_tuple_count(store);
 	batch->reldata = store;
 
 	if (SPI_register_relation(batch) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the batch");
+}
+
+/*
+ * lines_of copies the lines "first" to "last" out of the batch, which holds them in order.
+ */
+static Tuplestorestate *
+lines_of(Ingest *ingest, int64 first, int64 last)
+{
+	Tuplestorestate *lines = tuplestore_begin_heap(true, false, work_mem);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch_descriptor(), &TTSOpsMinimalTuple);
+	bool		isnull;
+
+	tuplestore_select_read_pointer(ingest->store, 0);
+	tuplestore_rescan(ingest->store);
+	while (tuplestore_gettupleslot(ingest->store, true, false, slot))
+	{
+		int64		line = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+
+		if (line > last)
+			break;
+		if (line >= first)
+			tuplestore_puttupleslot(lines, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+
+	return lines;
 }
 
 /*
@@ -166,7 +207,7 @@ add_interval(PaParameters *parameters, const char *setting)
  * A tuplestore and not a temporary table: it leaves no trace in the catalogs, spills to disk by
  * itself, and is allowed where we run as somebody else.
  */
-static Tuplestorestate *
+static void
 take_batch(Ingest *ingest)
 {
 	int			guc_level = pa_utc_enter();
@@ -184,22 +225,20 @@ take_batch(Ingest *ingest)
 
 	SetTuplestoreDestReceiverParams(receiver, store, CurrentMemoryContext, true, NULL, NULL);
 	ingest->taken = pa_query_into(receiver, take_query, &parameters);
-	register_batch(store, ingest->taken);
+	use_as_batch(ingest, store);
 	ingest->unnumbered = pa_query("SELECT FROM batch WHERE event_id IS NULL LIMIT 1", NULL, SPI_OK_SELECT) > 0;
 
 	pa_utc_leave(guc_level);
-
-	return store;
 }
 
 /*
  * release_batch forgets the batch.
  */
 static void
-release_batch(Tuplestorestate *store)
+release_batch(Ingest *ingest)
 {
 	SPI_unregister_relation("batch");
-	tuplestore_end(store);
+	tuplestore_end(ingest->store);
 }
 
 /*
@@ -387,6 +426,27 @@ is_about_a_row(ErrorData *error)
 	}
 }
 
+static void insert_surely(Insertion *insertion);
+
+/*
+ * insert_part does an insertion of some lines of the batch, which are the whole batch meanwhile, so that
+ * the queries of ever smaller parts do not read ever the same rows.
+ */
+static void
+insert_part(Insertion *insertion, int64 first, int64 last)
+{
+	Insertion	part = *insertion;
+	Tuplestorestate *whole = insertion->ingest->store;
+	Tuplestorestate *lines = lines_of(insertion->ingest, first, last);
+
+	part.first = first;
+	part.last = last;
+	use_as_batch(insertion->ingest, lines);
+	insert_surely(&part);
+	use_as_batch(insertion->ingest, whole);
+	tuplestore_end(lines);
+}
+
 /*
  * insert_surely does an insertion; when the table refuses a row, it halves the lines until the row
  * is found, and quarantines that one.
@@ -396,12 +456,11 @@ insert_surely(Insertion *insertion)
 {
 	Ingest		before = *insertion->ingest;
 	int64		middle = insertion->first + (insertion->last - insertion->first) / 2;
-	Insertion	half = *insertion;
 	ErrorData  *error;
 
 	CHECK_FOR_INTERRUPTS();
 
-	if (insertion->first > insertion->last || pa_try(insert_lines, insertion, &error))
+	if (pa_try(insert_lines, insertion, &error))
 		return;
 
 	*insertion->ingest = before;
@@ -415,11 +474,8 @@ insert_surely(Insertion *insertion)
 	}
 	FreeErrorData(error);
 
-	half.last = middle;
-	insert_surely(&half);
-	half.first = middle + 1;
-	half.last = insertion->last;
-	insert_surely(&half);
+	insert_part(insertion, insertion->first, middle);
+	insert_part(insertion, middle + 1, insertion->last);
 }
 
 /*
@@ -593,13 +649,12 @@ static void
 ingest_batch(void *argument)
 {
 	Ingest	   *ingest = argument;
-	Tuplestorestate *store;
 
 	ingest->policy = pa_policy(ingest->events);
-	store = take_batch(ingest);
+	take_batch(ingest);
 	if (ingest->taken > 0)
 		settle_batch(ingest);
-	release_batch(store);
+	release_batch(ingest);
 }
 
 /*

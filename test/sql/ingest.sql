@@ -162,6 +162,15 @@ SELECT count(*) FROM prod_analytics.events WHERE event_id BETWEEN 2001 AND 2100;
 ALTER TABLE prod_analytics.events DROP CONSTRAINT no_nonsense;
 DELETE FROM prod_analytics.quarantined_events;
 
+-- So many of them that finding each must not read all others.
+BEGIN;
+ALTER TABLE prod_analytics.events ADD CONSTRAINT no_nonsense CHECK (event_type <> 'nonsense') NOT VALID;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT 200000 + n, CASE WHEN n % 10 < 9 THEN 'nonsense' ELSE 'sense' END, '2026-03-10', '2026-03-10' FROM generate_series(1, 2000) n;
+SELECT ingest();
+SELECT count(*), count(DISTINCT event_id) FROM prod_analytics.quarantined_events WHERE event_type = 'nonsense';
+ROLLBACK;
+
 -- A failure that is not about a row rolls the work back, and is logged all the same.
 CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM no_such_function(); RETURN NEW; END $$;
 CREATE TRIGGER broken BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION broken();
