@@ -106,12 +106,12 @@ must_propagate(int sqlerrcode)
 }
 
 /*
- * pa_try does "work" in a subtransaction.  When it fails, its effects are rolled back, the error
- * is stored in *error and the result is false.  Cancel, shutdown, serialization failure and
- * deadlock are raised again.
+ * pa_attempt does "work" in a subtransaction.  When it fails, its effects are rolled back, locks
+ * included, the error is stored in *error and the result is false.  The caller raises again what
+ * it cannot deal with; a cancel, for one.
  */
 bool
-pa_try(PaWork work, void *argument, ErrorData **error)
+pa_attempt(PaWork work, void *argument, ErrorData **error)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ResourceOwner caller_owner = CurrentResourceOwner;
@@ -138,6 +138,18 @@ pa_try(PaWork work, void *argument, ErrorData **error)
 
 	MemoryContextSwitchTo(caller_context);
 	CurrentResourceOwner = caller_owner;
+
+	return done;
+}
+
+/*
+ * pa_try is pa_attempt for those who deal with any error that is about the work.  Cancel, shutdown,
+ * serialization failure and deadlock are raised again.
+ */
+bool
+pa_try(PaWork work, void *argument, ErrorData **error)
+{
+	bool		done = pa_attempt(work, argument, error);
 
 	if (!done && must_propagate((*error)->sqlerrcode))
 		ReThrowError(*error);

@@ -63,9 +63,9 @@ typedef struct Insertion
 /*
  * Takes at most $1 rows out of staging and says of each what is wrong with it.
  *
- * The batch's users are locked, so that they are still there when the rows arrive in events.
- * $2 is the clock, $3 and $4 the accepted age and lead of an event, $5 the end of the retention.  The year 1 bounds a
- * received_at so that no subtraction leaves the range of timestamptz.
+ * The batch's users are locked, so that they are still there when the rows arrive in events.  $2 is
+ * the clock, $3 and $4 the accepted age and lead of an event, $5 the end of the retention.  The year 1
+ * bounds a received_at so that no subtraction leaves the range of timestamptz.
  */
 static const char *const take_query =
 "WITH taken AS ("

@@ -184,9 +184,11 @@ lock_within_budget(List *requests)
 		TimestampTz start = GetCurrentTimestamp();
 		ErrorData  *error;
 
-		if (pa_try(take_locks, &attempt, &error))
+		if (pa_attempt(take_locks, &attempt, &error))
 			break;
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		/* A deadlock is over once the locks of this attempt are given up. */
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
 			ReThrowError(error);
 		FreeErrorData(error);
 		if (!may_retry(tries))

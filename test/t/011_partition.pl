@@ -89,7 +89,8 @@ sub start_maintenance
 	my %session = (out => '', err => '');
 
 	$session{handle} = IPC::Run::start(
-		[ 'psql', '-X', '-q', '-d', $node->connstr('app'), '-c', q{SET application_name = 'maintenance'}, '-c', q{CALL prod_analytics.maintain_partitions('t')} ],
+		[ 'psql', '-X', '-q', '-d', $node->connstr('app'), '-c', q{SET application_name = 'maintenance'}, '-c', q{CALL prod_analytics.maintain_partitions('t')},
+			'-A', '-t', '-c', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()} ],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err});
 	return \%session;
 }
@@ -114,6 +115,7 @@ ok(wait_for_partitions(3), 'months are drained');
 $node->safe_psql('app', "SELECT pg_cancel_backend(pid) FROM ($backend) b");
 $session->{handle}->finish;
 like($session->{err}, qr/canceling statement due to user request/, 'the maintenance can be cancelled');
+is($session->{out}, "0\n", 'and gives the lock of the job back although its session lives on');
 like($session->{err}, qr/created public\.t_p2024\d\d01, \d+ rows moved/, 'the maintenance tells how far it is');
 check_rows('cancelled');
 is($node->safe_psql('app', q{SELECT details->>'rows_moved' <> '0' FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1}), 't',
@@ -169,5 +171,38 @@ $holder->finish;
 $session->{handle}->finish;
 is($node->safe_psql('app', q{SELECT status, details->'partitions_created', details->'waits'->>0 ~ '^waited .* for a lock on "t_default", which took \d+ attempts$' FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1}),
 	'SUCCESS|3|t', 'it is done when the query is, and the log tells what it waited for');
+
+# A transaction that has the locks of ours in the other order: neither gets an error, ours gives way.
+$node->safe_psql('app', <<'SQL');
+CREATE TABLE referenced (id bigint PRIMARY KEY, n int);
+INSERT INTO referenced VALUES (1, 0);
+CREATE TABLE d (id bigint REFERENCES referenced, k timestamptz) PARTITION BY RANGE (k);
+CREATE TABLE d_default PARTITION OF d DEFAULT;
+SELECT prod_analytics.manage_partitions('d', 'k', '1 month', ahead => 0, behind => 0);
+SQL
+my ($ours_failed, $theirs_failed) = (0, 0);
+foreach my $round (1 .. 12)
+{
+	my ($their_in, $their_out, $their_err) = ('', '', '');
+	my $theirs = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-d', $node->connstr('app') ],
+		'<', \$their_in, '>', \$their_out, '2>', \$their_err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	$their_in = "BEGIN; UPDATE referenced SET n = n + 1 RETURNING 'updated';\n";
+	$theirs->pump until $their_out =~ /updated/;
+
+	my ($our_out, $our_err) = ('', '');
+	my $ours = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-d', $node->connstr('app'),
+			'-c', q{SET application_name = 'ours'}, '-c', "SELECT prod_analytics.ensure_partitions('d', timestamptz '2020-01-15' + $round * interval '1 month')" ],
+		'<', \undef, '>', \$our_out, '2>', \$our_err);
+	$node->poll_query_until('app', q{SELECT count(*) = 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'ours' AND NOT l.granted});
+
+	$their_in = "INSERT INTO d VALUES (1, '2050-01-01'); COMMIT;\n\\q\n";
+	$theirs->finish;
+	$ours->finish;
+	$theirs_failed++ if $their_err ne '';
+	$ours_failed++ if $our_out ne "1\n";
+}
+is($theirs_failed, 0, 'the others get no error');
+is($ours_failed, 0, 'ours gets its locks in the end');
+is($node->safe_psql('app', 'SELECT count(*) FROM d_default'), '12', 'and no row is lost');
 
 done_testing();
