@@ -30,8 +30,11 @@ OBJS = \
 	src/settings.o \
 	src/tables.o \
 	src/validation.o \
+	src/validation_check.o \
 	src/validation_compile.o \
+	src/validation_dfa.o \
 	src/validation_eval.o \
+	src/validation_format.o \
 	src/validation_identify.o \
 	src/validation_regex.o \
 	src/validation_uri.o \

@@ -63,7 +63,7 @@ compiled(CallSite *site, Jsonb *schema)
 	caller_context = MemoryContextSwitchTo(site->schema_context);
 	site->source = palloc(VARSIZE(schema));
 	memcpy(site->source, schema, VARSIZE(schema));
-	site->schema = pa_compile_schema(site->source, &problem);
+	site->schema = pa_compile_schema(site->source, false, &problem);
 	MemoryContextSwitchTo(caller_context);
 
 	if (site->schema == NULL)
@@ -103,7 +103,7 @@ pa_jsonschema_is_valid(PG_FUNCTION_ARGS)
 	MemoryContext caller_context = MemoryContextSwitchTo(context);
 	PaSchemaProblem problem;
 
-	(void) pa_compile_schema(schema, &problem);
+	(void) pa_compile_schema(schema, false, &problem);
 	MemoryContextSwitchTo(caller_context);
 	MemoryContextDelete(context);
 

@@ -4,11 +4,13 @@
  *
  * validation_compile.c turns a schema into a graph of PaSchema nodes, with validation_identify.c and
  * validation_uri.c for its references and validation_regex.c for its patterns; validation_eval.c walks
- * a document along it; validation.c has the SQL functions.
+ * a document along it, with validation_check.c for single values and validation_value.c for reading
+ * jsonb; validation.c has the SQL functions.
  */
 #ifndef PA_VALIDATION_H
 #define PA_VALIDATION_H
 
+#include "nodes/pg_list.h"
 #include "regex/regex.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -31,6 +33,19 @@ typedef struct PaName
 	int			length;
 } PaName;
 
+/* A regular expression as a table, for ASCII texts. */
+typedef struct PaDfa PaDfa;
+
+/* A compiled regular expression. */
+typedef struct PaRegex
+{
+	regex_t		engine;
+	PaDfa	   *dfa;			/* NULL: there is none */
+} PaRegex;
+
+/* Whether a text has a format. */
+typedef bool (*PaFormat) (PaName text);
+
 /* Some names. */
 typedef struct PaNames
 {
@@ -45,6 +60,14 @@ typedef struct PaProperty
 	PaSchema   *schema;
 } PaProperty;
 
+/* A property that the schema names. */
+typedef struct PaMember
+{
+	PaName		name;
+	PaSchema   *schema;			/* NULL: any */
+	bool		required;
+} PaMember;
+
 /* Names that a property requires. */
 typedef struct PaDependency
 {
@@ -56,7 +79,7 @@ typedef struct PaDependency
 typedef struct PaPatternProperty
 {
 	PaName		pattern;
-	regex_t    *regex;
+	PaRegex    *regex;
 	PaSchema   *schema;
 } PaPatternProperty;
 
@@ -67,6 +90,15 @@ typedef struct PaSchemas
 	PaSchema  **schemas;
 } PaSchemas;
 
+/* What a schema asks for, as bits, so that the walk passes by what it does not. */
+#define PA_ASKS_HERE 1			/* other schemas for the same value, or the unevaluated keywords */
+#define PA_ASKS_CHOICE 2		/* const, enum */
+#define PA_ASKS_NUMBER 4
+#define PA_ASKS_STRING 8
+#define PA_ASKS_ARRAY 16
+#define PA_ASKS_OBJECT 32
+#define PA_ASKS_ALL_MEMBERS 64	/* something of properties that it does not name */
+
 /*
  * A schema.  Pointers that are NULL, and counts and limits that are -1, stand for keywords that are
  * absent.
@@ -75,11 +107,15 @@ struct PaSchema
 {
 	const char *path;			/* where it stands in the document, a JSON Pointer */
 	bool		is_false;		/* the schema "false" */
+	bool		is_target;		/* some $ref refers to it */
+	int			asks;			/* PA_ASKS bits */
 
 	/* any instance */
 	int			types;			/* 0: any */
 	JsonbValue *constant;
 	JsonbValue *enumeration;	/* an array */
+	int			n_choices;
+	JsonbValue *choices;		/* its elements, in order */
 	PaSchema   *reference;
 	PaSchemas	all_of;
 	PaSchemas	any_of;
@@ -100,7 +136,9 @@ struct PaSchema
 	int64		max_length;
 	int64		min_length;
 	PaName		pattern;
-	regex_t    *regex;
+	PaRegex    *regex;
+	PaName		format_name;
+	PaFormat	format;			/* NULL unless it is asserted */
 
 	/* arrays */
 	PaSchemas	prefix_items;
@@ -115,12 +153,14 @@ struct PaSchema
 
 	/* objects */
 	int			n_properties;
-	PaProperty *properties;
+	PaProperty *properties;		/* as written; the walk uses "members" */
+	PaNames		required;		/* likewise */
+	int			n_members;
+	PaMember   *members;		/* in the order in which jsonb keeps keys */
 	int			n_pattern_properties;
 	PaPatternProperty *pattern_properties;
 	PaSchema   *additional_properties;
 	PaSchema   *property_names;
-	PaNames		required;
 	int			n_dependencies;
 	PaDependency *dependencies;
 	int			n_dependent_schemas;
@@ -149,16 +189,33 @@ typedef struct PaValidationError
 /* At most so many errors of a document are told. */
 #define PA_MAX_VALIDATION_ERRORS 100
 
+/* Reads the elements of an array, or the keys or values of an object, one after the other. */
+typedef struct PaCursor
+{
+	JsonbContainer *container;
+	char	   *base;			/* where the data of the elements begins */
+	int			index;			/* of the next JEntry */
+	int			end;
+	uint32		offset;			/* of the next element, from base */
+} PaCursor;
+
 /* validation_compile.c */
-extern PaSchema *pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem);
+extern PaSchema *pa_compile_schema(Jsonb *schema, bool assert_formats, PaSchemaProblem *problem);
 
 /* validation_eval.c */
 extern bool pa_matches(PaSchema *schema, Jsonb *instance);
 extern List *pa_validation_errors(PaSchema *schema, Jsonb *instance);
+
 /* validation_value.c */
 extern void pa_root_value(Jsonb *document, JsonbValue *value);
+extern void pa_read_elements(PaCursor *cursor, JsonbContainer *array);
+extern void pa_read_keys(PaCursor *cursor, JsonbContainer *object);
+extern void pa_read_values(PaCursor *cursor, JsonbContainer *object);
+extern bool pa_next(PaCursor *cursor, JsonbValue *value);
+extern int	pa_compare_names(PaName a, PaName b);
 extern int	pa_compare_values(const JsonbValue *a, const JsonbValue *b);
-extern bool pa_has_repetition(const JsonbValue *items, int count);
+extern int	pa_compare_elements(const void *a, const void *b);
+extern bool pa_has_repetition(JsonbContainer *array);
 extern char *pa_describe_value(const JsonbValue *value);
 extern char *pa_type_names(int types);
 
@@ -170,7 +227,14 @@ extern char *pa_pointer_append(const char *pointer, PaName token);
 extern bool pa_pointer_lookup(JsonbValue *value, const char *pointer);
 
 /* validation_regex.c */
-extern regex_t *pa_compile_regex(PaName pattern, const char **problem);
-extern bool pa_regex_matches(regex_t *regex, PaName text);
+extern PaRegex *pa_compile_regex(PaName pattern, const char **problem);
+extern bool pa_regex_matches(PaRegex *regex, PaName text);
+
+/* validation_dfa.c */
+extern PaDfa *pa_make_dfa(const regex_t *regex);
+extern bool pa_dfa_matches(const PaDfa *dfa, PaName text, bool *matches);
+
+/* validation_format.c */
+extern PaFormat pa_find_format(PaName name);
 
 #endif							/* PA_VALIDATION_H */

@@ -10,16 +10,15 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "validation.h"
 #include "validation_compile.h"
 
-/* The node of a place; the hash of its path makes finding it quick. */
+/* The node of a place. */
 typedef struct SchemaNode
 {
-	uint32		hash;
+	const char *path;			/* the key */
 	PaSchema   *schema;
 } SchemaNode;
 
@@ -70,6 +69,7 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 	}
 
 	node->reference = compile_at(compiler, &found, target);
+	node->reference->is_target = true;
 }
 
 /*
@@ -140,6 +140,8 @@ read_enum(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 	}
 	node->enumeration = palloc(sizeof(JsonbValue));
 	*node->enumeration = *value;
+	node->choices = pa_elements(value, NULL, &node->n_choices);
+	qsort(node->choices, node->n_choices, sizeof(JsonbValue), pa_compare_elements);
 }
 
 /*
@@ -210,6 +212,8 @@ names_of(Compiler *compiler, JsonbValue *value, const char *path)
 		return names;
 	}
 
+	if (pa_has_repetition(value->val.binary.data))
+		pa_complain(compiler, path, "a name is given twice");
 	values = pa_elements(value, NULL, &count);
 	names.names = palloc(sizeof(PaName) * (count + 1));
 	for (int i = 0; i < count; i++)
@@ -219,9 +223,6 @@ names_of(Compiler *compiler, JsonbValue *value, const char *path)
 			pa_complain(compiler, path, "the value is not an array of strings");
 			return names;
 		}
-		for (int j = 0; j < i; j++)
-			if (pa_compare_values(&values[i], &values[j]) == 0)
-				pa_complain(compiler, path, psprintf("\"%.*s\" is named twice", values[i].val.string.len, values[i].val.string.val));
 		names.names[names.count++] = pa_name_of(&values[i]);
 	}
 
@@ -272,11 +273,11 @@ count_of(Compiler *compiler, JsonbValue *value, const char *path)
 /*
  * regex_of compiles a regular expression.
  */
-static regex_t *
+static PaRegex *
 regex_of(Compiler *compiler, PaName pattern, const char *path)
 {
 	const char *problem;
-	regex_t    *regex = pa_compile_regex(pattern, &problem);
+	PaRegex    *regex = pa_compile_regex(pattern, &problem);
 
 	if (regex == NULL)
 		pa_complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
@@ -295,6 +296,18 @@ read_pattern(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *
 	}
 	node->pattern = pa_name_of(value);
 	node->regex = regex_of(compiler, node->pattern, path);
+}
+
+static void
+read_format(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	if (value->type != jbvString)
+		pa_complain(compiler, path, "format is not a string");
+	else if (compiler->assert_formats)
+	{
+		node->format_name = pa_name_of(value);
+		node->format = pa_find_format(node->format_name);
+	}
 }
 
 static void
@@ -428,6 +441,7 @@ static const struct
 	{"enum", read_enum},
 	{"exclusiveMaximum", read_exclusive_maximum},
 	{"exclusiveMinimum", read_exclusive_minimum},
+	{"format", read_format},
 	{"if", read_if},
 	{"items", read_items},
 	{"maxContains", read_max_contains},
@@ -457,44 +471,152 @@ static const struct
 };
 
 /*
- * new_node makes the node of a place, without any keyword.
+ * compare_members orders members by their names, for qsort.
+ */
+static int
+compare_members(const void *a, const void *b)
+{
+	return pa_compare_names(((const PaMember *) a)->name, ((const PaMember *) b)->name);
+}
+
+/*
+ * merge_members brings "properties" and "required" together, so that each property of a document is
+ * looked up once.  The properties are in order already, being the keys of an object.
+ */
+static void
+merge_members(PaSchema *node)
+{
+	PaMember   *members = palloc0(sizeof(PaMember) * (node->n_properties + node->required.count + 1));
+	int			count = node->n_properties;
+
+	for (int i = 0; i < node->n_properties; i++)
+	{
+		members[i].name = node->properties[i].name;
+		members[i].schema = node->properties[i].schema;
+	}
+	for (int i = 0; i < node->required.count; i++)
+	{
+		PaMember	wanted = {node->required.names[i], NULL, true};
+		PaMember   *named = bsearch(&wanted, members, node->n_properties, sizeof(PaMember), compare_members);
+
+		if (named)
+			named->required = true;
+		else
+			members[count++] = wanted;
+	}
+	qsort(members, count, sizeof(PaMember), compare_members);
+
+	node->n_members = count;
+	node->members = members;
+}
+
+/*
+ * asks_of sums up what a schema asks for.
+ */
+static int
+asks_of(const PaSchema *node)
+{
+	int			asks = 0;
+
+	if (node->is_target || node->reference || node->all_of.count > 0 || node->any_of.count > 0 || node->one_of.count > 0 ||
+		node->not || node->condition || node->n_dependent_schemas > 0 ||
+		node->unevaluated_items || node->unevaluated_properties)
+		asks |= PA_ASKS_HERE;
+	if (node->constant || node->enumeration)
+		asks |= PA_ASKS_CHOICE;
+	if (node->multiple_of || node->maximum || node->minimum || node->exclusive_maximum || node->exclusive_minimum)
+		asks |= PA_ASKS_NUMBER;
+	if (node->max_length >= 0 || node->min_length >= 0 || node->regex || node->format)
+		asks |= PA_ASKS_STRING;
+	if (node->prefix_items.count > 0 || node->items || node->contains || node->max_items >= 0 || node->min_items >= 0 ||
+		node->unique_items)
+		asks |= PA_ASKS_ARRAY;
+	if (node->n_pattern_properties > 0 || node->additional_properties || node->property_names)
+		asks |= PA_ASKS_OBJECT | PA_ASKS_ALL_MEMBERS;
+	if (node->n_members > 0 || node->n_dependencies > 0 || node->n_dependent_schemas > 0 ||
+		node->max_properties >= 0 || node->min_properties >= 0)
+		asks |= PA_ASKS_OBJECT;
+
+	return asks;
+}
+
+/*
+ * finish_nodes prepares the nodes for the walk, once all of them are there.
+ */
+static void
+finish_nodes(Compiler *compiler)
+{
+	HASH_SEQ_STATUS scan;
+	SchemaNode *entry;
+
+	hash_seq_init(&scan, compiler->nodes);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		merge_members(entry->schema);
+		entry->schema->asks = asks_of(entry->schema);
+	}
+}
+
+/*
+ * hash_path and compare_paths let the table of nodes be looked up by path.
+ */
+static uint32
+hash_path(const void *key, Size size)
+{
+	const char *path = *(const char *const *) key;
+
+	return hash_bytes((const unsigned char *) path, strlen(path));
+}
+
+static int
+compare_paths(const void *a, const void *b, Size size)
+{
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+/*
+ * make_node_table makes the table of nodes.
+ */
+static HTAB *
+make_node_table(void)
+{
+	HASHCTL		control = {0};
+
+	control.keysize = sizeof(char *);
+	control.entrysize = sizeof(SchemaNode);
+	control.hash = hash_path;
+	control.match = compare_paths;
+	control.hcxt = CurrentMemoryContext;
+
+	return hash_create("nodes of a JSON Schema", 64, &control,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/*
+ * node_of finds the node of a place; *is_new tells that it was not there and has been made, without
+ * any keyword.
  */
 static PaSchema *
-new_node(Compiler *compiler, const char *path, uint32 hash)
+node_of(Compiler *compiler, const char *path, bool *is_new)
 {
-	PaSchema   *schema = palloc0(sizeof(PaSchema));
-	SchemaNode *node = palloc(sizeof(SchemaNode));
+	SchemaNode *entry = hash_search(compiler->nodes, &path, HASH_FIND, NULL);
+	PaSchema   *schema;
 
+	*is_new = (entry == NULL);
+	if (entry)
+		return entry->schema;
+
+	schema = palloc0(sizeof(PaSchema));
 	schema->path = pstrdup(path);
 	schema->max_length = schema->min_length = -1;
 	schema->max_items = schema->min_items = -1;
 	schema->max_contains = schema->min_contains = -1;
 	schema->max_properties = schema->min_properties = -1;
 
-	node->hash = hash;
-	node->schema = schema;
-	compiler->nodes = lappend(compiler->nodes, node);
+	entry = hash_search(compiler->nodes, &schema->path, HASH_ENTER, NULL);
+	entry->schema = schema;
 
 	return schema;
-}
-
-/*
- * node_at finds the node that was made for a place; NULL when none was.
- */
-static PaSchema *
-node_at(Compiler *compiler, const char *path, uint32 hash)
-{
-	ListCell   *cell;
-
-	foreach(cell, compiler->nodes)
-	{
-		SchemaNode *node = lfirst(cell);
-
-		if (node->hash == hash && strcmp(node->schema->path, path) == 0)
-			return node->schema;
-	}
-
-	return NULL;
 }
 
 /*
@@ -503,20 +625,19 @@ node_at(Compiler *compiler, const char *path, uint32 hash)
 static PaSchema *
 compile_at(Compiler *compiler, JsonbValue *value, const char *path)
 {
-	uint32		hash = hash_bytes((const unsigned char *) path, strlen(path));
-	PaSchema   *node = node_at(compiler, path, hash);
+	bool		is_new;
+	PaSchema   *node = node_of(compiler, path, &is_new);
 
 	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
 
-	if (node)
+	if (!is_new)
 		return node;
-	node = new_node(compiler, path, hash);
 
 	if (value->type == jbvBool)
 		node->is_false = !value->val.boolean;
 	else if (!pa_is_object(value))
-		pa_complain(compiler, pstrdup(path), "a schema is an object or a boolean");
+		pa_complain(compiler, node->path, "a schema is an object or a boolean");
 	else
 		for (int i = 0; i < (int) lengthof(keywords); i++)
 		{
@@ -531,10 +652,11 @@ compile_at(Compiler *compiler, JsonbValue *value, const char *path)
 
 /*
  * pa_compile_schema compiles a schema in the current memory context.  What is wrong with it is told
- * in *problem, and the result is NULL then.  The schema must live as long as the result.
+ * in *problem, and the result is NULL then.  The schema must live as long as the result.  Formats are
+ * annotations unless they are to be asserted.
  */
 PaSchema *
-pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem)
+pa_compile_schema(Jsonb *schema, bool assert_formats, PaSchemaProblem *problem)
 {
 	Compiler	compiler = {0};
 	PaSchema   *node;
@@ -542,11 +664,16 @@ pa_compile_schema(Jsonb *schema, PaSchemaProblem *problem)
 	problem->path = NULL;
 	problem->message = NULL;
 	compiler.problem = problem;
+	compiler.assert_formats = assert_formats;
+	compiler.nodes = make_node_table();
 	pa_root_value(schema, &compiler.root);
 
 	pa_identify(&compiler, pstrdup(""), "");
 	pa_scan_schema(&compiler, &compiler.root, "", "");
 	node = compile_at(&compiler, &compiler.root, "");
+	if (problem->path == NULL)
+		finish_nodes(&compiler);
+	hash_destroy(compiler.nodes);
 
 	return problem->path ? NULL : node;
 }

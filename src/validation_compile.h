@@ -5,7 +5,7 @@
 #ifndef PA_VALIDATION_COMPILE_H
 #define PA_VALIDATION_COMPILE_H
 
-#include "nodes/pg_list.h"
+#include "utils/hsearch.h"
 #include "validation.h"
 
 /* A place that has a URI: a resource, or an anchor in it ("uri#anchor"). */
@@ -20,8 +20,9 @@ typedef struct Compiler
 {
 	JsonbValue	root;
 	PaSchemaProblem *problem;
+	bool		assert_formats;
 	List	   *identified;		/* of Identified */
-	List	   *nodes;			/* of SchemaNode */
+	HTAB	   *nodes;			/* of SchemaNode */
 } Compiler;
 
 extern void pa_complain(Compiler *compiler, const char *path, const char *message);

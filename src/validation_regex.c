@@ -101,30 +101,31 @@ free_regex(void *regex)
  * pa_compile_regex compiles a regular expression, for as long as the current memory context lives;
  * NULL, and the problem, when it is not one.
  */
-regex_t *
+PaRegex *
 pa_compile_regex(PaName pattern, const char **problem)
 {
 	char	   *text = translate(pattern);
-	regex_t    *regex = palloc0(sizeof(regex_t));
+	PaRegex    *regex = palloc0(sizeof(PaRegex));
 	pg_wchar   *wide = palloc((strlen(text) + 1) * sizeof(pg_wchar));
 	int			length = pg_mb2wchar_with_len(text, wide, strlen(text));
 	MemoryContextCallback *callback;
 	int			code;
 
-	code = pg_regcomp(regex, wide, length, REG_ADVANCED, C_COLLATION_OID);
+	code = pg_regcomp(&regex->engine, wide, length, REG_ADVANCED, C_COLLATION_OID);
 	if (code != REG_OKAY)
 	{
 		char	   *message = palloc(200);
 
-		pg_regerror(code, regex, message, 200);
+		pg_regerror(code, &regex->engine, message, 200);
 		*problem = message;
 		return NULL;
 	}
 
 	callback = palloc0(sizeof(MemoryContextCallback));
 	callback->func = free_regex;
-	callback->arg = regex;
+	callback->arg = &regex->engine;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	regex->dfa = pa_make_dfa(&regex->engine);
 
 	return regex;
 }
@@ -133,11 +134,19 @@ pa_compile_regex(PaName pattern, const char **problem)
  * pa_regex_matches tells whether a regular expression matches somewhere in a text.
  */
 bool
-pa_regex_matches(regex_t *regex, PaName text)
+pa_regex_matches(PaRegex *regex, PaName text)
 {
-	pg_wchar   *wide = palloc((text.length + 1) * sizeof(pg_wchar));
-	int			length = pg_mb2wchar_with_len(text.text, wide, text.length);
-	int			code = pg_regexec(regex, wide, length, 0, NULL, 0, NULL, 0);
+	pg_wchar   *wide;
+	int			length;
+	int			code;
+	bool		matches;
+
+	if (regex->dfa && pa_dfa_matches(regex->dfa, text, &matches))
+		return matches;
+
+	wide = palloc((text.length + 1) * sizeof(pg_wchar));
+	length = pg_mb2wchar_with_len(text.text, wide, text.length);
+	code = pg_regexec(&regex->engine, wide, length, 0, NULL, 0, NULL, 0);
 
 	pfree(wide);
 	CHECK_FOR_INTERRUPTS();
@@ -145,7 +154,7 @@ pa_regex_matches(regex_t *regex, PaName text)
 	{
 		char		message[200];
 
-		pg_regerror(code, regex, message, sizeof(message));
+		pg_regerror(code, &regex->engine, message, sizeof(message));
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
 				 errmsg("regular expression of a schema failed: %s", message)));

@@ -1,17 +1,113 @@
 /*
  * validation_value.c
- *		Values of JSON documents: order, and how messages show them.
+ *		Values of JSON documents: reading them, their order, and how messages show them.
  */
 #include "prod_analytics.h"
 
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "validation.h"
 
 /* How many bytes of a value a message shows. */
 #define SHOWN 60
+
+/*
+ * pa_read_elements begins to read an array.
+ */
+void
+pa_read_elements(PaCursor *cursor, JsonbContainer *array)
+{
+	cursor->container = array;
+	cursor->index = 0;
+	cursor->end = JsonContainerSize(array);
+	cursor->base = (char *) &array->children[cursor->end];
+	cursor->offset = 0;
+}
+
+/*
+ * pa_read_keys begins to read the keys of an object: they come before the values, shorter ones first,
+ * those of one length in the order of their bytes.
+ */
+void
+pa_read_keys(PaCursor *cursor, JsonbContainer *object)
+{
+	cursor->container = object;
+	cursor->index = 0;
+	cursor->end = JsonContainerSize(object);
+	cursor->base = (char *) &object->children[2 * cursor->end];
+	cursor->offset = 0;
+}
+
+/*
+ * pa_read_values begins to read the values of an object, which come in the order of their keys.
+ */
+void
+pa_read_values(PaCursor *cursor, JsonbContainer *object)
+{
+	int			size = JsonContainerSize(object);
+
+	cursor->container = object;
+	cursor->index = size;
+	cursor->end = 2 * size;
+	cursor->base = (char *) &object->children[cursor->end];
+	cursor->offset = getJsonbOffset(object, size);
+}
+
+/*
+ * read_element is the element that a JEntry describes.  Numbers and containers are aligned.
+ */
+static void
+read_element(JEntry entry, char *base, uint32 offset, uint32 length, JsonbValue *value)
+{
+	if (JBE_ISSTRING(entry))
+	{
+		value->type = jbvString;
+		value->val.string.val = base + offset;
+		value->val.string.len = length;
+	}
+	else if (JBE_ISNUMERIC(entry))
+	{
+		value->type = jbvNumeric;
+		value->val.numeric = (Numeric) (base + INTALIGN(offset));
+	}
+	else if (JBE_ISCONTAINER(entry))
+	{
+		value->type = jbvBinary;
+		value->val.binary.data = (JsonbContainer *) (base + INTALIGN(offset));
+		value->val.binary.len = length - (INTALIGN(offset) - offset);
+	}
+	else if (JBE_ISNULL(entry))
+		value->type = jbvNull;
+	else
+	{
+		value->type = jbvBool;
+		value->val.boolean = JBE_ISBOOL_TRUE(entry);
+	}
+}
+
+/*
+ * pa_next reads the next element; false at the end.  Nothing is copied, so reading is free of charge
+ * however large a document is.
+ */
+bool
+pa_next(PaCursor *cursor, JsonbValue *value)
+{
+	JEntry		entry;
+	uint32		length;
+
+	if (cursor->index >= cursor->end)
+		return false;
+
+	entry = cursor->container->children[cursor->index++];
+	length = JBE_HAS_OFF(entry) ? JBE_OFFLENFLD(entry) - cursor->offset : JBE_OFFLENFLD(entry);
+	read_element(entry, cursor->base, cursor->offset, length, value);
+	cursor->offset += length;
+
+	return true;
+}
 
 /*
  * pa_root_value is the value that a jsonb document is.
@@ -21,15 +117,28 @@ pa_root_value(Jsonb *document, JsonbValue *value)
 {
 	if (JB_ROOT_IS_SCALAR(document))
 	{
-		JsonbValue *scalar = getIthJsonbValueFromContainer(&document->root, 0);
+		PaCursor	scalar;
 
-		*value = *scalar;
+		pa_read_elements(&scalar, &document->root);
+		(void) pa_next(&scalar, value);
 		return;
 	}
 
 	value->type = jbvBinary;
 	value->val.binary.data = &document->root;
 	value->val.binary.len = VARSIZE(document) - VARHDRSZ;
+}
+
+/*
+ * pa_compare_names orders names as jsonb orders keys.
+ */
+int
+pa_compare_names(PaName a, PaName b)
+{
+	if (a.length != b.length)
+		return a.length < b.length ? -1 : 1;
+
+	return memcmp(a.text, b.text, a.length);
 }
 
 /*
@@ -74,29 +183,36 @@ pa_compare_values(const JsonbValue *a, const JsonbValue *b)
 }
 
 /*
- * compare_elements is pa_compare_values for qsort.
+ * pa_compare_elements is pa_compare_values for qsort.
  */
-static int
-compare_elements(const void *a, const void *b)
+int
+pa_compare_elements(const void *a, const void *b)
 {
+	CHECK_FOR_INTERRUPTS();
+
 	return pa_compare_values(a, b);
 }
 
 /*
- * pa_has_repetition tells whether two items of an array are equal.
+ * pa_has_repetition tells whether two elements of an array are equal.
  */
 bool
-pa_has_repetition(const JsonbValue *items, int count)
+pa_has_repetition(JsonbContainer *array)
 {
-	JsonbValue *sorted = palloc(sizeof(JsonbValue) * (count + 1));
+	int			count = JsonContainerSize(array);
+	JsonbValue *sorted = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(JsonbValue) * (count + 1));
+	bool		found = false;
+	PaCursor	elements;
 
-	memcpy(sorted, items, sizeof(JsonbValue) * count);
-	qsort(sorted, count, sizeof(JsonbValue), compare_elements);
-	for (int i = 1; i < count; i++)
-		if (pa_compare_values(&sorted[i - 1], &sorted[i]) == 0)
-			return true;
+	pa_read_elements(&elements, array);
+	for (int i = 0; pa_next(&elements, &sorted[i]); i++)
+		;
+	qsort(sorted, count, sizeof(JsonbValue), pa_compare_elements);
+	for (int i = 1; i < count && !found; i++)
+		found = pa_compare_values(&sorted[i - 1], &sorted[i]) == 0;
+	pfree(sorted);
 
-	return false;
+	return found;
 }
 
 /*
