@@ -34,9 +34,11 @@ OBJS = \
 	src/validation_compile.o \
 	src/validation_dfa.o \
 	src/validation_eval.o \
+	src/validation_event.o \
 	src/validation_format.o \
 	src/validation_identify.o \
 	src/validation_regex.o \
+	src/validation_register.o \
 	src/validation_uri.o \
 	src/validation_value.o
 
@@ -58,9 +60,9 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
-ISOLATION = ingest_once ensure_concurrently partition_locks
+ISOLATION = ingest_once ensure_concurrently partition_locks event_schemas
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl

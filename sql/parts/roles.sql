@@ -52,14 +52,23 @@ BEGIN
 		prod_analytics.maintain_partitions(regclass),
 		prod_analytics.manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text),
 		prod_analytics.plan_partitions(regclass, timestamptz),
+		prod_analytics.register_event_schema(text, jsonb, text),
 		prod_analytics.unmanage_partitions(regclass)
 		TO analytics_operator;
 
 	GRANT EXECUTE ON FUNCTION
+		prod_analytics.is_valid_event(text, jsonb),
+		prod_analytics.is_valid_purchase_event(jsonb),
 		prod_analytics.jsonb_matches_schema(jsonb, jsonb),
 		prod_analytics.jsonschema_is_valid(jsonb),
-		prod_analytics.jsonschema_validation_errors(jsonb, jsonb)
+		prod_analytics.jsonschema_validation_errors(jsonb, jsonb),
+		prod_analytics.validate_event(text, jsonb),
+		prod_analytics.validate_purchase_event(jsonb)
 		TO analytics_reader, analytics_loader, analytics_operator;
+
+	GRANT EXECUTE ON FUNCTION
+		prod_analytics.event_schema_report(text, timestamptz, timestamptz)
+		TO analytics_reader, analytics_operator;
 
 	-- A procedure that commits cannot act as its owner; its steps can.
 	GRANT EXECUTE ON FUNCTION

@@ -316,6 +316,34 @@ BEGIN
 		made := made + 1;
 	END IF;
 
+	IF prod_analytics.is_missing('event_schemas') THEN
+		CREATE TABLE event_schemas (
+			event_type text NOT NULL,
+			version integer NOT NULL,
+			schema jsonb NOT NULL,
+			mode text NOT NULL DEFAULT 'enforce' CHECK (mode IN ('enforce', 'warn', 'off')),
+			registered_at timestamptz NOT NULL DEFAULT now(),
+			registered_by text NOT NULL DEFAULT session_user,
+			PRIMARY KEY (event_type, version)
+		);
+		COMMENT ON TABLE event_schemas IS
+			'JSON Schemas that events are to satisfy, all versions; the newest of each type counts; written by register_event_schema()';
+		COMMENT ON COLUMN event_schemas.mode IS
+			'what is done about an event that does not satisfy it: enforce (refuse it), warn, off';
+		-- Section 13.  A price is what counts as revenue in mv_org_daily_metrics.
+		INSERT INTO event_schemas (event_type, version, schema) VALUES ('purchase', 1, $json${
+			"$schema": "https://json-schema.org/draft/2020-12/schema",
+			"type": "object",
+			"required": ["order_id", "price"],
+			"properties": {
+				"order_id": {"type": ["string", "integer"]},
+				"price": {"type": ["number", "string"], "minimum": 0, "pattern": "^[0-9]{1,100}([.][0-9]{1,100})?$"}
+			}
+		}$json$);
+		GRANT SELECT ON event_schemas TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
 	-- Tables are named by text that is resolved at run time: a regclass column would break the
 	-- restore of the whole table when one of them is missing.
 
@@ -583,6 +611,32 @@ $$;
 COMMENT ON FUNCTION make_event_triggers() IS
 	'internal: make the event triggers that call follow_renames() and follow_drops(), where they are missing and the caller may';
 
+CREATE FUNCTION make_table_triggers()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+-- They use functions of ours, so DROP EXTENSION CASCADE takes them along, and not the tables.
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'event_schemas'::regclass AND tgname = 'event_schemas_changed') THEN
+		CREATE TRIGGER event_schemas_changed AFTER INSERT OR UPDATE OR DELETE ON event_schemas
+			FOR EACH ROW EXECUTE FUNCTION prod_analytics.event_schemas_changed();
+		ALTER TABLE event_schemas ENABLE ALWAYS TRIGGER event_schemas_changed;
+		COMMENT ON TRIGGER event_schemas_changed ON event_schemas IS
+			'checks schemas and lets all sessions know of them, replicated ones too';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'event_schemas'::regclass AND tgname = 'event_schemas_truncated') THEN
+		CREATE TRIGGER event_schemas_truncated AFTER TRUNCATE ON event_schemas
+			FOR EACH STATEMENT EXECUTE FUNCTION prod_analytics.event_schemas_changed();
+		ALTER TABLE event_schemas ENABLE ALWAYS TRIGGER event_schemas_truncated;
+		COMMENT ON TRIGGER event_schemas_truncated ON event_schemas IS
+			'lets all sessions know that no schema is registered any more';
+	END IF;
+END
+$$;
+
+COMMENT ON FUNCTION make_table_triggers() IS
+	'internal: make the triggers of our tables that are missing';
+
 CREATE FUNCTION migrate_step(to_version integer)
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -657,6 +711,7 @@ BEGIN
 
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
+	PERFORM prod_analytics.make_table_triggers();
 	PERFORM prod_analytics.make_event_triggers();
 
 	IF found_version IS DISTINCT FROM newest THEN
