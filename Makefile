@@ -30,6 +30,7 @@ OBJS = \
 	src/settings.o \
 	src/tables.o \
 	src/validation.o \
+	src/validation_address.o \
 	src/validation_check.o \
 	src/validation_compile.o \
 	src/validation_dfa.o \
@@ -37,6 +38,7 @@ OBJS = \
 	src/validation_event.o \
 	src/validation_format.o \
 	src/validation_identify.o \
+	src/validation_idna.o \
 	src/validation_regex.o \
 	src/validation_register.o \
 	src/validation_uri.o \
@@ -60,7 +62,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_event sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ensure_concurrently partition_locks event_schemas
 ISOLATION_OPTS = --inputdir=test --outputdir=.

@@ -5,7 +5,8 @@
  * validation_compile.c turns a schema into a graph of PaSchema nodes, with validation_identify.c and
  * validation_uri.c for its references and validation_regex.c for its patterns; validation_eval.c walks
  * a document along it, with validation_check.c for single values and validation_value.c for reading
- * jsonb; validation.c has the SQL functions.
+ * jsonb; validation_format.c has the formats that registered schemas assert, with
+ * validation_address.c and validation_idna.c; validation.c has the SQL functions.
  */
 #ifndef PA_VALIDATION_H
 #define PA_VALIDATION_H
@@ -226,6 +227,9 @@ extern bool pa_percent_decode(char *text);
 extern char *pa_pointer_append(const char *pointer, PaName token);
 extern bool pa_pointer_lookup(JsonbValue *value, const char *pointer);
 
+/* validation_format.c */
+extern PaFormat pa_find_format(PaName name);	/* NULL: not a format that we assert */
+
 /* validation_regex.c */
 extern PaRegex *pa_compile_regex(PaName pattern, const char **problem);
 extern bool pa_regex_matches(PaRegex *regex, PaName text);
@@ -233,8 +237,5 @@ extern bool pa_regex_matches(PaRegex *regex, PaName text);
 /* validation_dfa.c */
 extern PaDfa *pa_make_dfa(const regex_t *regex);
 extern bool pa_dfa_matches(const PaDfa *dfa, PaName text, bool *matches);
-
-/* validation_format.c */
-extern PaFormat pa_find_format(PaName name);
 
 #endif							/* PA_VALIDATION_H */
