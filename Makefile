@@ -31,9 +31,13 @@ OBJS = \
 	src/tables.o \
 	src/validation.o \
 	src/validation_address.o \
+	src/validation_charset.o \
 	src/validation_check.o \
 	src/validation_compile.o \
 	src/validation_dfa.o \
+	src/validation_ecma.o \
+	src/validation_ecma_class.o \
+	src/validation_ecma_write.o \
 	src/validation_eval.o \
 	src/validation_event.o \
 	src/validation_format.o \
@@ -62,7 +66,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_format validation_event sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ensure_concurrently partition_locks event_schemas
 ISOLATION_OPTS = --inputdir=test --outputdir=.

@@ -3,10 +3,10 @@
  *		JSON Schema, draft 2020-12, over jsonb.
  *
  * validation_compile.c turns a schema into a graph of PaSchema nodes, with validation_identify.c and
- * validation_uri.c for its references and validation_regex.c for its patterns; validation_eval.c walks
- * a document along it, with validation_check.c for single values and validation_value.c for reading
- * jsonb; validation_format.c has the formats that registered schemas assert, with
- * validation_address.c and validation_idna.c; validation.c has the SQL functions.
+ * validation_uri.c for its references and validation_regex.c, validation_ecma.c and validation_dfa.c for
+ * its patterns; validation_eval.c walks a document along it, with validation_check.c for single values
+ * and validation_value.c for reading jsonb; validation_format.c has the formats that registered schemas
+ * assert, with validation_address.c and validation_idna.c; validation.c has the SQL functions.
  */
 #ifndef PA_VALIDATION_H
 #define PA_VALIDATION_H
@@ -229,6 +229,9 @@ extern bool pa_pointer_lookup(JsonbValue *value, const char *pointer);
 
 /* validation_format.c */
 extern PaFormat pa_find_format(PaName name);	/* NULL: not a format that we assert */
+
+/* validation_ecma.c */
+extern pg_wchar *pa_translate_pattern(PaName pattern, int *length, const char **problem);
 
 /* validation_regex.c */
 extern PaRegex *pa_compile_regex(PaName pattern, const char **problem);

@@ -281,7 +281,7 @@ regex_of(Compiler *compiler, PaName pattern, const char *path)
 
 	if (regex == NULL)
 		pa_complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
-										  Min(pattern.length, 100), pattern.text, problem));
+										  pg_mbcliplen(pattern.text, pattern.length, 100), pattern.text, problem));
 
 	return regex;
 }

@@ -2,9 +2,8 @@
  * validation_regex.c
  *		The regular expressions of schemas, on PostgreSQL's engine.
  *
- * JSON Schema means the dialect of ECMA-262.  PostgreSQL's is close; what is spelled the same and means
- * something else is translated.  Character classes are those of ASCII, as in ECMA-262, by the "C"
- * collation.
+ * JSON Schema means the dialect of ECMA-262, which validation_ecma.c translates.  Word boundaries are those
+ * of ASCII, as in ECMA-262, by the "C" collation.
  */
 #include "prod_analytics.h"
 
@@ -15,77 +14,8 @@
 #include "utils/memutils.h"
 #include "validation.h"
 
-/*
- * translate_escape appends what PostgreSQL calls the escape that begins at "text" (after the
- * backslash), and returns how many bytes of it were read.
- *
- * There \b and \B are a backspace and a backslash, and \x takes any number of digits.
- */
-static int
-translate_escape(StringInfo result, const char *text, int length, bool in_brackets)
-{
-	if (length == 0)
-	{
-		appendStringInfoChar(result, '\\');
-		return 0;
-	}
-
-	switch (text[0])
-	{
-		case 'b':
-			appendStringInfoString(result, in_brackets ? "\\b" : "\\y");
-			return 1;
-		case 'B':
-			appendStringInfoString(result, "\\Y");
-			return 1;
-		case 'x':
-			if (length >= 3)
-			{
-				appendStringInfo(result, "\\u00%c%c", text[1], text[2]);
-				return 3;
-			}
-			break;
-		case '\\':
-			appendStringInfoString(result, "\\\\");
-			return 1;
-	}
-	appendStringInfo(result, "\\%c", text[0]);
-
-	return 1;
-}
-
-/*
- * translate turns a regular expression of ECMA-262 into one of PostgreSQL.
- */
-static char *
-translate(PaName pattern)
-{
-	StringInfoData result;
-	bool		in_brackets = false;
-
-	initStringInfo(&result);
-	/* What would be a director or embedded options at the beginning is none behind this. */
-	appendStringInfoString(&result, "(?:)");
-	for (int i = 0; i < pattern.length; i++)
-	{
-		char		c = pattern.text[i];
-
-		if (c == '\\')
-		{
-			i += translate_escape(&result, pattern.text + i + 1, pattern.length - i - 1, in_brackets);
-			continue;
-		}
-		if (c == '[' && in_brackets)
-			appendStringInfoChar(&result, '\\');
-		else if (c == '[')
-			in_brackets = true;
-		else if (c == ']')
-			in_brackets = false;
-		appendStringInfoChar(&result, c);
-	}
-
-	return result.data;
-}
+/* Texts of up to so many bytes are converted on the stack. */
+#define SHORT_TEXT 512
 
 /*
  * free_regex is called when the memory context of a compiled schema goes away: some versions keep
@@ -98,30 +28,27 @@ free_regex(void *regex)
 }
 
 /*
- * pa_compile_regex compiles a regular expression, for as long as the current memory context lives;
- * NULL, and the problem, when it is not one.
+ * compile compiles a translated pattern; NULL, and the problem, when PostgreSQL does not take it.
  */
-PaRegex *
-pa_compile_regex(PaName pattern, const char **problem)
+static PaRegex *
+compile(const pg_wchar *pattern, int length, const char **problem)
 {
-	char	   *text = translate(pattern);
 	PaRegex    *regex = palloc0(sizeof(PaRegex));
-	pg_wchar   *wide = palloc((strlen(text) + 1) * sizeof(pg_wchar));
-	int			length = pg_mb2wchar_with_len(text, wide, strlen(text));
-	MemoryContextCallback *callback;
-	int			code;
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+	int			code = pg_regcomp(&regex->engine, pattern, length, REG_ADVANCED, C_COLLATION_OID);
 
-	code = pg_regcomp(&regex->engine, wide, length, REG_ADVANCED, C_COLLATION_OID);
 	if (code != REG_OKAY)
 	{
 		char	   *message = palloc(200);
 
+		/* A request to cancel is one of the reasons. */
+		CHECK_FOR_INTERRUPTS();
 		pg_regerror(code, &regex->engine, message, 200);
 		*problem = message;
 		return NULL;
 	}
 
-	callback = palloc0(sizeof(MemoryContextCallback));
+	/* Nothing can fail between compiling and this. */
 	callback->func = free_regex;
 	callback->arg = &regex->engine;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
@@ -131,12 +58,59 @@ pa_compile_regex(PaName pattern, const char **problem)
 }
 
 /*
+ * pa_compile_regex compiles a regular expression, for as long as the current memory context lives;
+ * NULL, and the problem, when it is not one.
+ */
+PaRegex *
+pa_compile_regex(PaName pattern, const char **problem)
+{
+	MemoryContext work_context = AllocSetContextCreate(CurrentMemoryContext, "regular expression of a JSON Schema",
+													   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller_context = MemoryContextSwitchTo(work_context);
+	PaRegex    *regex = NULL;
+	int			length;
+	pg_wchar   *translated = pa_translate_pattern(pattern, &length, problem);
+
+	MemoryContextSwitchTo(caller_context);
+	if (translated)
+		regex = compile(translated, length, problem);
+	else
+		*problem = pstrdup(*problem);
+	MemoryContextDelete(work_context);
+
+	return regex;
+}
+
+/*
+ * to_characters converts a text for the engine, with a terminator, and gives the number of characters.
+ *
+ * Most texts are ASCII, which is the same in every encoding of a server.
+ */
+static int
+to_characters(PaName text, pg_wchar *characters)
+{
+	unsigned char all = 0;
+
+	for (int i = 0; i < text.length; i++)
+	{
+		all |= (unsigned char) text.text[i];
+		characters[i] = (unsigned char) text.text[i];
+	}
+	characters[text.length] = 0;
+	if (all < 0x80)
+		return text.length;
+
+	return pg_mb2wchar_with_len(text.text, characters, text.length);
+}
+
+/*
  * pa_regex_matches tells whether a regular expression matches somewhere in a text.
  */
 bool
 pa_regex_matches(PaRegex *regex, PaName text)
 {
-	pg_wchar   *wide;
+	pg_wchar	on_stack[SHORT_TEXT + 1];
+	pg_wchar   *characters = on_stack;
 	int			length;
 	int			code;
 	bool		matches;
@@ -144,11 +118,12 @@ pa_regex_matches(PaRegex *regex, PaName text)
 	if (regex->dfa && pa_dfa_matches(regex->dfa, text, &matches))
 		return matches;
 
-	wide = palloc((text.length + 1) * sizeof(pg_wchar));
-	length = pg_mb2wchar_with_len(text.text, wide, text.length);
-	code = pg_regexec(&regex->engine, wide, length, 0, NULL, 0, NULL, 0);
-
-	pfree(wide);
+	if (text.length > SHORT_TEXT)
+		characters = palloc(((Size) text.length + 1) * sizeof(pg_wchar));
+	length = to_characters(text, characters);
+	code = pg_regexec(&regex->engine, characters, length, 0, NULL, 0, NULL, 0);
+	if (characters != on_stack)
+		pfree(characters);
 	CHECK_FOR_INTERRUPTS();
 	if (code != REG_OKAY && code != REG_NOMATCH)
 	{

@@ -19,7 +19,6 @@ my %exceptions = (
 	'enum.json: nul characters in strings' => [ 2, 'jsonb cannot hold \u0000' ],
 	'ref.json: remote ref, containing refs itself' => [ 2, 'a remote reference' ],
 	'unevaluatedProperties.json: unevaluatedProperties with $dynamicRef' => [ 2, '$dynamicRef' ],
-	'pattern.json: pattern with Unicode property escape requires unicode mode' => [ 3, 'to do: \p{...} in regular expressions' ],
 );
 
 my $node = PostgreSQL::Test::Cluster->new('suite');
