@@ -16,6 +16,9 @@ OBJS = \
 	src/prod_analytics.o \
 	src/guard.o \
 	src/ingest.o \
+	src/ingest_check.o \
+	src/ingest_dedupe.o \
+	src/ingest_insert.o \
 	src/job.o \
 	src/partition.o \
 	src/partition_bounds.o \
@@ -26,9 +29,11 @@ OBJS = \
 	src/partition_policy.o \
 	src/partition_sql.o \
 	src/query.o \
+	src/redrive.o \
 	src/registry.o \
 	src/settings.o \
 	src/tables.o \
+	src/users.o \
 	src/validation.o \
 	src/validation_address.o \
 	src/validation_charset.o \
@@ -59,6 +64,8 @@ SQL_PARTS = \
 	sql/parts/partition.sql \
 	sql/parts/validation.sql \
 	sql/parts/ingest.sql \
+	sql/parts/users.sql \
+	sql/parts/redrive.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -66,7 +73,8 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest metrics validation validation_pattern validation_format validation_event sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive metrics \
+	validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ensure_concurrently partition_locks event_schemas
 ISOLATION_OPTS = --inputdir=test --outputdir=.

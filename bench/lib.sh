@@ -28,6 +28,12 @@ bench_sql() {
 	"$(pg_program psql)" -X -q -A -t -v ON_ERROR_STOP=1 -d bench -c "$1"
 }
 
+# Print the milliseconds that a statement takes, once.
+milliseconds_once() {
+	"$(pg_program psql)" -X -q -A -t -v ON_ERROR_STOP=1 -d bench -c '\timing on' -c "$1" |
+		sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail -n 1
+}
+
 # Print the milliseconds that a statement takes: the smallest of REPEAT times, each after "prepare", in a
 # session of its own in which "warm up" has run.
 milliseconds() {

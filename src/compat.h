@@ -7,6 +7,7 @@
 #ifndef PA_COMPAT_H
 #define PA_COMPAT_H
 
+#include "access/genam.h"
 #include "executor/executor.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
@@ -29,6 +30,36 @@ pa_insert_index_entries(ResultRelInfo *target, TupleTableSlot *slot, EState *est
 	recheck = ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL);
 #endif
 	list_free(recheck);
+}
+
+/*
+ * pa_index_beginscan begins an index scan.
+ *
+ * PostgreSQL 18 added a place for instrumentation.
+ */
+static inline IndexScanDesc
+pa_index_beginscan(Relation table, Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, NULL, keys, 0);
+#else
+	return index_beginscan(table, index, snapshot, keys, 0);
+#endif
+}
+
+/*
+ * pa_executor_run fetches the next rows of a query, which may be called again; 0: all.
+ *
+ * PostgreSQL 18 finds out by itself whether it is.
+ */
+static inline void
+pa_executor_run(QueryDesc *query, uint64 count)
+{
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(query, ForwardScanDirection, count);
+#else
+	ExecutorRun(query, ForwardScanDirection, count, false);
+#endif
 }
 
 #endif							/* PA_COMPAT_H */

@@ -158,6 +158,26 @@ pa_try(PaWork work, void *argument, ErrorData **error)
 }
 
 /*
+ * pa_is_about_a_row tells whether an error may be the fault of a single row (a constraint or trigger
+ * that the user added, a value that an index cannot hold), so that the others should go on.
+ */
+bool
+pa_is_about_a_row(ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_PLPGSQL_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
  * pa_forbid_read_only refuses to go on in a read-only transaction or on a standby.
  */
 void

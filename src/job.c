@@ -14,12 +14,14 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "commands/progress.h"
 #include "fmgr.h"
 #include "guard.h"
 #include "job.h"
 #include "miscadmin.h"
 #include "query.h"
 #include "storage/lock.h"
+#include "utils/backend_progress.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -180,6 +182,36 @@ pa_job_skip(const char *job_name)
 								  CStringGetDatum("{\"reason\": \"the job is running in another session\"}"));
 
 	return pa_job_end(pa_job_start(job_name), PA_JOB_SKIPPED, 0, details);
+}
+
+/* Where the view job_progress looks: what COPY uses for its tuples, and two that no command uses. */
+#define PROGRESS_DONE PROGRESS_COPY_TUPLES_PROCESSED
+#define PROGRESS_EXPECTED 9
+#define PROGRESS_OURS 10
+
+/*
+ * pa_job_progress shows in job_progress how many rows of a table a run has dealt with, of about how many.
+ *
+ * The server's own facility has no place for extensions.  We appear as a COPY, which none of our runs is at
+ * the same time; a subtransaction that fails ends the display, and the next call begins it anew.
+ */
+void
+pa_job_progress(Oid table, int64 done, int64 expected)
+{
+	const int	places[] = {PROGRESS_DONE, PROGRESS_EXPECTED, PROGRESS_OURS};
+	const int64 values[] = {done, expected, 1};
+
+	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, table);
+	pgstat_progress_update_multi_param(lengthof(places), places, values);
+}
+
+/*
+ * pa_job_progress_end ends the display.
+ */
+void
+pa_job_progress_end(void)
+{
+	pgstat_progress_end_command();
 }
 
 /*

@@ -34,6 +34,7 @@ static const struct config_enum_entry create_tables_options[] = {
 
 char	   *pa_max_event_age = NULL;
 char	   *pa_max_event_lead = NULL;
+char	   *pa_dedupe_window = NULL;
 int			pa_lock_timeout = 200;
 int			pa_lock_retries = 20;
 
@@ -63,6 +64,20 @@ parse_span(const char *text, struct pg_itm_in *span)
 		return false;
 
 	return kind == DTK_DELTA;
+}
+
+/*
+ * pa_span_microseconds is the length of a setting that check_span has accepted; its months count 30 days, its
+ * years 365.
+ */
+int64
+pa_span_microseconds(const char *setting)
+{
+	struct pg_itm_in span;
+
+	(void) parse_span(setting, &span);
+
+	return (span.tm_year * INT64CONST(365) + span.tm_mon * INT64CONST(30) + span.tm_mday) * USECS_PER_DAY + span.tm_usec;
 }
 
 /*
@@ -125,6 +140,14 @@ pa_settings_init(void)
 							   "Ingestion quarantines events further ahead.",
 							   &pa_max_event_lead,
 							   "1 day",
+							   PGC_USERSET,
+							   0, check_span, NULL, NULL);
+
+	DefineCustomStringVariable("prod_analytics.dedupe_window",
+							   "How far apart two events with the same event_id are different events.",
+							   "Ingestion quarantines the second of two that are nearer, but not at the same time.",
+							   &pa_dedupe_window,
+							   "7 days",
 							   PGC_USERSET,
 							   0, check_span, NULL, NULL);
 

@@ -8,6 +8,9 @@
 /* Intervals in text form, checked when they are set, so that casting them cannot fail. */
 extern char *pa_max_event_age;
 extern char *pa_max_event_lead;
+extern char *pa_dedupe_window;
+
+extern int64 pa_span_microseconds(const char *setting);
 
 /* How long a lock on a table is waited for, in milliseconds, and how often again. */
 extern int	pa_lock_timeout;

@@ -48,10 +48,14 @@ BEGIN
 		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
 		prod_analytics.ensure_partitions(regclass, timestamptz),
 		prod_analytics.ensure_partitions_between(regclass, timestamptz, timestamptz),
+		prod_analytics.erase_user(bigint),
 		prod_analytics.etl_ingest_events(integer),
+		prod_analytics.etl_upsert_users(integer),
 		prod_analytics.maintain_partitions(regclass),
 		prod_analytics.manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text),
 		prod_analytics.plan_partitions(regclass, timestamptz),
+		prod_analytics.redrive_events(timestamptz, text, boolean),
+		prod_analytics.redrive_users(timestamptz, text, boolean),
 		prod_analytics.register_event_schema(text, jsonb, text),
 		prod_analytics.unmanage_partitions(regclass)
 		TO analytics_operator;

@@ -236,6 +236,23 @@ BEGIN
 		made := made + 1;
 	END IF;
 
+	IF prod_analytics.is_missing('job_progress') THEN
+		CREATE VIEW job_progress AS
+			SELECT p.pid,
+				CASE p.relid
+					WHEN to_regclass('prod_analytics.staging_events') THEN 'ingest_events'
+					WHEN to_regclass('prod_analytics.staging_users') THEN 'upsert_users'
+				END AS job_name,
+				p.param3 AS rows_done, p.param10 AS rows_expected
+			FROM pg_stat_get_progress_info('COPY') p (pid, datid, relid, param1, param2, param3, param4, param5,
+				param6, param7, param8, param9, param10, param11)
+			WHERE p.param11 = 1 AND p.datid = (SELECT oid FROM pg_database WHERE datname = current_database());
+		COMMENT ON VIEW job_progress IS
+			'runs that are going on: how many rows they have dealt with, of about how many; shown to those who may see the session''s activity';
+		GRANT SELECT ON job_progress TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
 	IF prod_analytics.is_missing('staging_events') THEN
 		CREATE TABLE staging_events (
 			event_id bigint,

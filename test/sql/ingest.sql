@@ -12,7 +12,7 @@ SELECT n, 1, format('user%s@example.com', n) FROM generate_series(1, 100) n;
 
 -- What a run tells, without what differs from run to run.
 CREATE FUNCTION ingest(batch_size integer DEFAULT 10000) RETURNS jsonb LANGUAGE sql AS
-	$$ SELECT prod_analytics.etl_ingest_events(batch_size) - 'job_id' - 'duration_seconds' $$;
+	$$ SELECT prod_analytics.etl_ingest_events(batch_size) - '{job_id,duration_seconds,rows_per_second,oldest,newest,batches}'::text[] $$;
 -- How many rows are where; their sum never changes but for rows staged.
 CREATE VIEW whereabouts AS
 	SELECT (SELECT count(*) FROM prod_analytics.events) AS events,
@@ -41,9 +41,9 @@ SELECT * FROM whereabouts;
 
 -- A row without a number is an event of its own, also when the sequence comes upon numbers in use.
 BEGIN;
-SELECT setval('prod_analytics.events_event_id_seq', 1, false);
+SELECT setval('prod_analytics.events_event_id_seq', 501, false);
 INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
-SELECT n, 'explicit', '2026-03-12', '2026-03-12' FROM generate_series(1, 100) n;
+SELECT n, 'explicit', '2026-03-12', '2026-03-12' FROM generate_series(501, 600) n;
 INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at)
 SELECT 'without a number', '2026-03-12', '2026-03-12' FROM generate_series(1, 150) n;
 SELECT ingest();
@@ -230,6 +230,121 @@ DROP TABLE prod_analytics.events_p20090101;
 INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at) VALUES ('unmanaged', '2009-01-10', '2026-03-10');
 SELECT ingest();
 SELECT tableoid::regclass FROM prod_analytics.events WHERE event_type = 'unmanaged';
+ROLLBACK;
+
+-- What does not satisfy the schema of its type is set aside, with every place, or only counted, as the mode says.
+DELETE FROM prod_analytics.quarantined_events;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, payload, event_time, received_at) VALUES
+	(400001, 'purchase', '{"order_id": 1, "price": 2}', '2026-03-20', '2026-03-20'),
+	(400002, 'purchase', '{"price": "free"}', '2026-03-20', '2026-03-20'),
+	(400003, 'purchase', NULL, '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT event_id, r.reason FROM prod_analytics.quarantined_events, jsonb_array_elements(reasons) WITH ORDINALITY r (reason, n) ORDER BY event_id, n;
+DELETE FROM prod_analytics.quarantined_events;
+BEGIN;
+SELECT prod_analytics.register_event_schema('purchase', schema, 'warn') FROM prod_analytics.event_schemas;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, payload, event_time, received_at) VALUES
+	(400002, 'purchase', '{"price": "free"}', '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT prod_analytics.register_event_schema('purchase', schema, 'off') FROM prod_analytics.event_schemas WHERE version = 1;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, payload, event_time, received_at) VALUES
+	(400003, 'purchase', NULL, '2026-03-20', '2026-03-20');
+SELECT ingest();
+ROLLBACK;
+-- error: a schema that is none fails the run, and nothing is lost
+BEGIN;
+ALTER TABLE prod_analytics.event_schemas DISABLE TRIGGER event_schemas_changed;
+INSERT INTO prod_analytics.event_schemas (event_type, version, schema) VALUES ('broken', 1, '{"type": "strin"}');
+ALTER TABLE prod_analytics.event_schemas ENABLE ALWAYS TRIGGER event_schemas_changed;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES (400004, 'broken', '2026-03-20', '2026-03-20');
+SELECT ingest() - 'hint';
+SELECT count(*) FROM prod_analytics.staging_events;
+ROLLBACK;
+
+-- An organization that is not there; none is fine.
+INSERT INTO prod_analytics.staging_events (event_id, org_id, event_type, event_time, received_at) VALUES
+	(400010, 1, 'x', '2026-03-20', '2026-03-20'), (400011, NULL, 'x', '2026-03-20', '2026-03-20'), (400012, 77, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT event_id, reasons FROM prod_analytics.quarantined_events;
+DELETE FROM prod_analytics.quarantined_events;
+
+-- The same number at another time: within the window a contradiction, beyond it another event; the first staged counts.
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(500001, 'first', '2026-03-20', '2026-03-28'),
+	(500001, 'same', '2026-03-20', '2026-03-28'),
+	(500001, 'a second later', '2026-03-20 00:00:01+00', '2026-03-28'),
+	(500001, 'at the edge', '2026-03-27', '2026-03-28'),
+	(500001, 'beyond it', '2026-03-27 00:00:00.000001+00', '2026-03-28'),
+	(500001, 'in another partition', '2026-02-25', '2026-03-28'),
+	(500001, 'before it, in the window', '2026-02-24', '2026-03-28');
+SELECT ingest();
+SELECT event_type, reasons FROM prod_analytics.quarantined_events ORDER BY quarantine_id;
+SELECT event_type FROM prod_analytics.events WHERE event_id = 500001 ORDER BY event_time;
+DELETE FROM prod_analytics.quarantined_events;
+-- Against what is stored, in another partition, in the default one, and in one that is made for it.
+INSERT INTO prod_analytics.events (event_id, event_type, event_time) VALUES (500002, 'stored', '2026-03-31'), (500003, 'by default', '1995-01-01'), (500004, 'old', '1995-02-27');
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(500002, 'over the border', '2026-04-02', '2026-04-02'), (500002, 'same', '2026-03-31', '2026-04-02'),
+	(500003, 'near the one by default', '1995-01-02', '1995-01-02'), (500003, 'same', '1995-01-01', '1995-01-02'),
+	(500004, 'near the old one', '1995-03-01', '1995-03-02'), (500004, 'near the old one too', '1995-03-02', '1995-03-02'), (500004, 'later', '1995-03-20', '1995-03-20');
+SELECT ingest();
+SELECT event_type, reasons->0->>'code' AS code FROM prod_analytics.quarantined_events ORDER BY event_type;
+DELETE FROM prod_analytics.quarantined_events;
+SET prod_analytics.dedupe_window = '0';
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(500002, 'over the border', '2026-04-02', '2026-04-02'), (500002, 'same', '2026-03-31', '2026-04-02');
+SELECT ingest();
+RESET prod_analytics.dedupe_window;
+
+-- Triggers of the user fire, by row and by statement; other foreign keys are checked, one to users as ever.
+CREATE TABLE seen (what text, n bigint);
+CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$
+BEGIN
+	IF TG_LEVEL = 'ROW' THEN
+		INSERT INTO seen VALUES (TG_WHEN || ' row', NEW.event_id);
+		RETURN NEW;
+	END IF;
+	INSERT INTO seen SELECT 'statement', count(*) FROM added;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER see_row BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION see();
+CREATE TRIGGER see_row_after AFTER INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION see();
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, event_time, received_at) VALUES
+	(600001, 1, 'x', '2026-03-20', '2026-03-20'), (600002, 2, 'x', '2026-04-20', '2026-04-20');
+SELECT ingest() - 'partitions_created';
+CREATE TRIGGER see_statement AFTER INSERT ON prod_analytics.events REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION see();
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, event_time, received_at) VALUES
+	(600003, 1, 'x', '2026-03-20', '2026-03-20'), (600004, 2, 'x', '2026-04-20', '2026-04-20');
+SELECT ingest();
+SELECT * FROM seen ORDER BY n, what;
+DROP TRIGGER see_statement ON prod_analytics.events;
+DROP TRIGGER see_row ON prod_analytics.events;
+DROP TRIGGER see_row_after ON prod_analytics.events;
+DROP FUNCTION see();
+DROP TABLE seen;
+BEGIN;
+CREATE TABLE devices (device_type text PRIMARY KEY);
+INSERT INTO devices SELECT DISTINCT device_type FROM prod_analytics.events WHERE device_type IS NOT NULL UNION SELECT 'ios';
+ALTER TABLE prod_analytics.events ADD FOREIGN KEY (device_type) REFERENCES devices;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, payload, event_time, received_at) VALUES
+	(700001, 'x', '{"device": "ios"}', '2026-03-20', '2026-03-20'), (700002, 'x', '{"device": "toaster"}', '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT event_id, reasons->0->>'code' AS code, reasons->0->>'sqlstate' AS sqlstate FROM prod_analytics.quarantined_events;
+ROLLBACK;
+-- A trigger that makes an event another user's cannot get past the key.
+BEGIN;
+CREATE FUNCTION disguise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.user_id := NEW.user_id + 900; RETURN NEW; END $$;
+CREATE TRIGGER disguise BEFORE INSERT ON prod_analytics.events FOR EACH ROW EXECUTE FUNCTION disguise();
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, event_time, received_at) VALUES (700003, 1, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest();
+ROLLBACK;
+-- error: the key to users is still checked for whoever else inserts
+INSERT INTO prod_analytics.events (event_id, user_id, event_type, event_time) VALUES (800001, 999, 'x', '2026-03-20');
+-- error: without its primary key events cannot be looked up
+BEGIN;
+ALTER TABLE prod_analytics.events DROP CONSTRAINT events_pkey;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES (800002, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest() - 'context';
 ROLLBACK;
 
 -- A large batch.

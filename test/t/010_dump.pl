@@ -20,7 +20,7 @@ INSERT INTO prod_analytics.users (org_id, email) SELECT 1 + n % 3, format('user%
 
 -- 10,000 events in several months, some older than any partition, some in the default partition.
 INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type, payload, event_time, received_at)
-SELECT n, 1 + n % 100, 1 + n % 3, 'purchase', jsonb_build_object('price', n % 50), timestamptz '2025-06-01' + n * interval '40 minutes', '2026-03-15'
+SELECT n, 1 + n % 100, 1 + n % 3, 'purchase', jsonb_build_object('order_id', n, 'price', n % 50), timestamptz '2025-06-01' + n * interval '40 minutes', '2026-03-15'
 FROM generate_series(1, 10000) n;
 INSERT INTO prod_analytics.staging_events (event_type) VALUES (NULL);
 SELECT prod_analytics.etl_ingest_events(20000);

@@ -1,0 +1,473 @@
+/*
+ * ingest_insert.c
+ *		Putting the rows of a chunk where they belong: events, quarantined_events, or staging_events again.
+ *
+ * Events are inserted partition by partition, by ordinary INSERT statements, so that defaults, generated
+ * columns, constraints, indexes and the triggers of the partition do what they always do.  Only the
+ * trigger that checks the foreign key to users for each row is left out: the users have been locked.
+ */
+#include "prod_analytics.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "guard.h"
+#include "ingest.h"
+#include "miscadmin.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "query.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* A chunk's rows as a relation, "batch". */
+typedef struct Batch
+{
+	TupleDesc	descriptor;
+	Tuplestorestate *store;
+	EphemeralNamedRelationData relation;
+} Batch;
+
+/* Rows to be inserted into a partition, or into events when "is_direct" is false. */
+typedef struct Insertion
+{
+	Ingest	   *ingest;
+	Oid			relation;
+	bool		is_direct;		/* the relation is a plain partition */
+	int			count;
+	StagedRow **rows;
+	int64		inserted;
+} Insertion;
+
+/* More than a chunk takes, so that it stays in memory. */
+#define BATCH_KILOBYTES 131072
+
+/* The columns of the relation "batch": those of staging_events, in their order, and the reasons. */
+static const struct
+{
+	const char *name;
+	Oid			type;
+}			batch_columns[STAGED_COLUMNS + 1] =
+{
+	{"event_id", INT8OID},
+	{"user_id", INT8OID},
+	{"org_id", INT8OID},
+	{"event_type", TEXTOID},
+	{"payload", JSONBOID},
+	{"event_time", TIMESTAMPTZOID},
+	{"received_at", TIMESTAMPTZOID},
+	{"attempts", INT4OID},
+	{"reasons", JSONBOID}
+};
+
+/*
+ * start_batch makes an empty relation.
+ */
+static void
+start_batch(Batch *batch)
+{
+	memset(batch, 0, sizeof(*batch));
+	batch->descriptor = CreateTemplateTupleDesc(lengthof(batch_columns));
+	for (int i = 0; i < (int) lengthof(batch_columns); i++)
+		TupleDescInitEntry(batch->descriptor, i + 1, batch_columns[i].name, batch_columns[i].type, -1, 0);
+	batch->store = tuplestore_begin_heap(false, false, BATCH_KILOBYTES);
+
+	batch->relation.md.name = "batch";
+	batch->relation.md.reliddesc = InvalidOid;
+	batch->relation.md.tupdesc = batch->descriptor;
+	batch->relation.md.enrtype = ENR_NAMED_TUPLESTORE;
+	batch->relation.reldata = batch->store;
+}
+
+/*
+ * add_to_batch adds a row.
+ */
+static void
+add_to_batch(Batch *batch, StagedRow *row)
+{
+	Datum		values[STAGED_COLUMNS + 1];
+	bool		nulls[STAGED_COLUMNS + 1];
+
+	memcpy(values, row->values, sizeof(row->values));
+	memcpy(nulls, row->nulls, sizeof(row->nulls));
+	nulls[STAGED_COLUMNS] = (row->reasons == NULL);
+	if (row->reasons)
+		values[STAGED_COLUMNS] = DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("[%s]", row->reasons->data)));
+
+	tuplestore_putvalues(batch->store, batch->descriptor, values, nulls);
+	batch->relation.md.enrtuples++;
+}
+
+/*
+ * query_batch runs a query over the relation, and returns how many rows it processed.  SPI allocates its list
+ * of relations, which it keeps, in the context at hand.
+ */
+static int64
+query_batch(Ingest *ingest, Batch *batch, const char *query, PaParameters *parameters)
+{
+	int64		processed = 0;
+
+	if (batch->relation.md.enrtuples > 0)
+	{
+		MemoryContext chunk_context = MemoryContextSwitchTo(ingest->context);
+
+		if (SPI_register_relation(&batch->relation) != SPI_OK_REL_REGISTER)
+			elog(ERROR, "could not register the batch");
+		MemoryContextSwitchTo(chunk_context);
+		processed = pa_query(query, parameters, SPI_OK_INSERT);
+		SPI_unregister_relation("batch");
+	}
+	tuplestore_end(batch->store);
+
+	return processed;
+}
+
+/*
+ * count_reasons counts what is quarantined, and why.
+ */
+static void
+count_reasons(Ingest *ingest, StagedRow *row)
+{
+	ingest->counts.quarantined++;
+	for (int code = 0; code < REASON_CODES; code++)
+		if (row->codes & (1 << code))
+			ingest->counts.quarantined_for[code]++;
+}
+
+/*
+ * pa_quarantine_rows sets aside the rows that have reasons.
+ */
+void
+pa_quarantine_rows(Ingest *ingest, Chunk *chunk)
+{
+	MemoryContext caller_context = MemoryContextSwitchTo(chunk->context);
+	PaParameters parameters = {0};
+	Batch		batch;
+
+	start_batch(&batch);
+	for (int i = 0; i < chunk->count; i++)
+	{
+		if (chunk->rows[i].fate != ROW_QUARANTINED)
+			continue;
+		add_to_batch(&batch, &chunk->rows[i]);
+		count_reasons(ingest, &chunk->rows[i]);
+	}
+	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(ingest->job_id));
+	(void) query_batch(ingest, &batch, "INSERT INTO prod_analytics.quarantined_events (" STAGED_COLUMN_NAMES ", reasons, job_id)"
+					   " SELECT " STAGED_COLUMN_NAMES ", reasons, $1 FROM batch", &parameters);
+	MemoryContextSwitchTo(caller_context);
+}
+
+/*
+ * pa_put_back_rows returns the rows that could become events, but have no partition, to staging.
+ */
+void
+pa_put_back_rows(Ingest *ingest, Chunk *chunk)
+{
+	MemoryContext caller_context = MemoryContextSwitchTo(chunk->context);
+	Batch		batch;
+
+	start_batch(&batch);
+	for (int i = 0; i < chunk->count; i++)
+	{
+		if (chunk->rows[i].fate != ROW_EVENT || OidIsValid(chunk->rows[i].leaf))
+			continue;
+		add_to_batch(&batch, &chunk->rows[i]);
+		chunk->rows[i].fate = ROW_LATER;
+	}
+	ingest->counts.deferred +=
+		query_batch(ingest, &batch, "INSERT INTO prod_analytics.staging_events (" STAGED_COLUMN_NAMES ")"
+					" SELECT " STAGED_COLUMN_NAMES " FROM batch", NULL);
+	MemoryContextSwitchTo(caller_context);
+}
+
+/*
+ * is_user_key tells whether a trigger checks the foreign key from user_id to users.
+ */
+static bool
+is_user_key(Trigger *trigger, Relation table, Oid users)
+{
+	HeapTuple	constraint;
+	AttrNumber	columns[INDEX_MAX_KEYS];
+	AttrNumber	referenced[INDEX_MAX_KEYS];
+	int			count;
+	bool		result;
+
+	if (trigger->tgfoid != F_RI_FKEY_CHECK_INS || trigger->tgconstrrelid != users)
+		return false;
+
+	constraint = SearchSysCache1(CONSTROID, ObjectIdGetDatum(trigger->tgconstraint));
+	if (!HeapTupleIsValid(constraint))
+		return false;
+	DeconstructFkConstraintRow(constraint, &count, columns, referenced, NULL, NULL, NULL, NULL, NULL);
+	ReleaseSysCache(constraint);
+
+	result = count == 1 &&
+		columns[0] == get_attnum(RelationGetRelid(table), "user_id") &&
+		referenced[0] == get_attnum(users, "user_id");
+
+	return result;
+}
+
+/*
+ * leave_out_user_key makes a started INSERT leave out the check of the foreign key.  The executor's copy of
+ * the trigger is changed, nobody else's.  A trigger that can change the row could make it another user's.
+ */
+static void
+leave_out_user_key(QueryDesc *query, Oid users)
+{
+	ResultRelInfo *target = castNode(ModifyTableState, query->planstate)->resultRelInfo;
+	TriggerDesc *triggers = target->ri_TrigDesc;
+
+	if (triggers == NULL || triggers->trig_insert_before_row)
+		return;
+
+	for (int i = 0; i < triggers->numtriggers; i++)
+		if (is_user_key(&triggers->triggers[i], target->ri_RelationDesc, users))
+			triggers->triggers[i].tgenabled = TRIGGER_DISABLED;
+}
+
+/*
+ * plan_insertion plans the INSERT.
+ */
+static PlannedStmt *
+plan_insertion(const char *sql, QueryEnvironment *environment)
+{
+	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
+	List	   *rewritten = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, environment);
+
+	return linitial_node(PlannedStmt, pg_plan_queries(rewritten, sql, CURSOR_OPT_PARALLEL_OK, NULL));
+}
+
+/*
+ * run_insertion runs the INSERT and returns how many rows went in.
+ */
+static int64
+run_insertion(Insertion *insertion, const char *sql, Batch *batch)
+{
+	QueryEnvironment *environment = create_queryEnv();
+	QueryDesc  *query;
+	int64		inserted;
+
+	register_ENR(environment, &batch->relation);
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	query = CreateQueryDesc(plan_insertion(sql, environment), sql, GetActiveSnapshot(), InvalidSnapshot,
+							None_Receiver, NULL, environment, 0);
+	ExecutorStart(query, 0);
+	if (insertion->is_direct)
+		leave_out_user_key(query, insertion->ingest->users);
+	pa_executor_run(query, 0);
+	inserted = query->estate->es_processed;
+	ExecutorFinish(query);
+	ExecutorEnd(query);
+	FreeQueryDesc(query);
+	PopActiveSnapshot();
+
+	return inserted;
+}
+
+/*
+ * insert is the work of an Insertion.
+ *
+ * ON CONFLICT costs something for each row.  It is there for the rare case that somebody else inserted one of
+ * the events meanwhile; see insert_surely.
+ */
+static void
+insert(Insertion *insertion, const char *on_conflict)
+{
+	char	   *sql = psprintf("INSERT INTO %s (event_id, user_id, org_id, event_type, event_props, event_time, received_at, device_type)"
+							   " SELECT event_id, user_id, org_id, event_type, payload, event_time, received_at,"
+							   " payload OPERATOR(pg_catalog.->>) 'device' FROM batch%s",
+							   pa_relation_sql(insertion->relation), on_conflict);
+	Batch		batch;
+
+	start_batch(&batch);
+	for (int i = 0; i < insertion->count; i++)
+		add_to_batch(&batch, insertion->rows[i]);
+	insertion->inserted = run_insertion(insertion, sql, &batch);
+	tuplestore_end(batch.store);
+}
+
+static void
+insert_new(void *argument)
+{
+	insert(argument, "");
+}
+
+static void
+insert_or_skip(void *argument)
+{
+	insert(argument, " ON CONFLICT (event_id, event_time) DO NOTHING");
+}
+
+/*
+ * reject says that the table refused a row.
+ */
+static void
+reject(StagedRow *row, ErrorData *error)
+{
+	pa_add_reason(row, REASON_REJECTED, "", error->message,
+				  psprintf(", \"sqlstate\": \"%s\"", unpack_sql_state(error->sqlerrcode)));
+}
+
+/*
+ * count_events counts what went in.  A row that did not, without an error, is an event that somebody else
+ * inserted meanwhile, or was suppressed by a trigger.
+ */
+static void
+count_events(Insertion *insertion)
+{
+	IngestCounts *counts = &insertion->ingest->counts;
+
+	counts->inserted += insertion->inserted;
+	counts->duplicates += insertion->count - insertion->inserted;
+	for (int i = 0; i < insertion->count; i++)
+	{
+		TimestampTz event_time = DatumGetTimestampTz(insertion->rows[i]->values[STAGED_EVENT_TIME]);
+
+		counts->oldest = Min(counts->oldest, event_time);
+		counts->newest = Max(counts->newest, event_time);
+	}
+}
+
+/*
+ * insert_surely does an insertion.  When the table refuses a row, it halves the rows until the row is found,
+ * and rejects that one.
+ */
+static void
+insert_surely(Insertion *insertion)
+{
+	Insertion	half = *insertion;
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+
+	if (pa_try(insert_new, insertion, &error) ||
+		(error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && pa_try(insert_or_skip, insertion, &error)))
+	{
+		count_events(insertion);
+		return;
+	}
+
+	if (!pa_is_about_a_row(error))
+		ReThrowError(error);
+	if (insertion->count == 1)
+	{
+		reject(insertion->rows[0], error);
+		return;
+	}
+	FreeErrorData(error);
+
+	half.count = insertion->count / 2;
+	insert_surely(&half);
+	half.rows = insertion->rows + half.count;
+	half.count = insertion->count - half.count;
+	insert_surely(&half);
+}
+
+/*
+ * pa_leaf_of finds the partition in which an event belongs; InvalidOid when there is none, or only the default
+ * one.
+ */
+Oid
+pa_leaf_of(Ingest *ingest, TimestampTz event_time)
+{
+	PartitionKey key = RelationGetPartitionKey(ingest->events);
+	PartitionDesc partitions = RelationGetPartitionDesc(ingest->events, true);
+	Datum		value = TimestampTzGetDatum(event_time);
+	bool		is_equal;
+	int			index;
+
+	if (partitions->nparts == 0)
+		return InvalidOid;
+	index = partition_range_datum_bsearch(key->partsupfunc, key->partcollation, partitions->boundinfo, 1, &value, &is_equal);
+	index = partitions->boundinfo->indexes[index + 1];
+
+	return index < 0 ? InvalidOid : partitions->oids[index];
+}
+
+/*
+ * must_use_parent tells whether something of events concerns whole statements, or is asked of rows that come
+ * through it, so that it must not be passed by.
+ */
+static bool
+must_use_parent(Relation events)
+{
+	TriggerDesc *triggers = events->trigdesc;
+
+	return events->rd_rules || events->rd_rel->relforcerowsecurity ||
+		(triggers && (triggers->trig_insert_before_statement || triggers->trig_insert_after_statement ||
+					  triggers->trig_insert_new_table));
+}
+
+/*
+ * compare_leaves orders rows by partition, those of the same one as they were staged.
+ */
+static int
+compare_leaves(const void *a, const void *b)
+{
+	const StagedRow *left = *(StagedRow *const *) a;
+	const StagedRow *right = *(StagedRow *const *) b;
+
+	if (left->leaf != right->leaf)
+		return left->leaf < right->leaf ? -1 : 1;
+
+	return (left > right) - (left < right);
+}
+
+/*
+ * insert_into inserts rows that belong in one partition; those without one go where events sends them.
+ */
+static void
+insert_into(Ingest *ingest, StagedRow **rows, int count, bool use_parent)
+{
+	Insertion	insertion = {ingest, RelationGetRelid(ingest->events), false, count, rows};
+
+	if (!use_parent && OidIsValid(rows[0]->leaf) && get_rel_relkind(rows[0]->leaf) == RELKIND_RELATION)
+	{
+		insertion.is_direct = true;
+		insertion.relation = rows[0]->leaf;
+	}
+	insert_surely(&insertion);
+}
+
+/*
+ * pa_insert_rows makes events of the rows of a chunk that can become ones.
+ */
+void
+pa_insert_rows(Ingest *ingest, Chunk *chunk)
+{
+	MemoryContext caller_context = MemoryContextSwitchTo(chunk->context);
+	StagedRow **rows = palloc(sizeof(StagedRow *) * (chunk->count + 1));
+	bool		use_parent = must_use_parent(ingest->events);
+	int			count = 0;
+	int			first = 0;
+
+	for (int i = 0; i < chunk->count; i++)
+		if (chunk->rows[i].fate == ROW_EVENT)
+			rows[count++] = &chunk->rows[i];
+	if (!use_parent)
+		qsort(rows, count, sizeof(StagedRow *), compare_leaves);
+
+	for (int i = 1; i <= count; i++)
+	{
+		if (i < count && (use_parent || rows[i]->leaf == rows[first]->leaf))
+			continue;
+		insert_into(ingest, rows + first, i - first, use_parent);
+		first = i;
+	}
+	MemoryContextSwitchTo(caller_context);
+}
