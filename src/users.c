@@ -34,6 +34,8 @@ typedef struct Upsert
 	int64		updated;
 	int64		superseded;		/* a later row of the batch has the same address */
 	int64		quarantined;
+	int64		rejected;		/* of these, by users itself */
+	char	   *reasons;		/* how many rows have which reason, a JSON object without braces */
 } Upsert;
 
 /* Lines of the batch that are merged together. */
@@ -213,6 +215,7 @@ reject(Upsert *upsert, int64 line, ErrorData *error)
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(line));
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)));
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(error->message));
+	upsert->rejected++;
 	upsert->quarantined +=
 		pa_query(QUARANTINE("jsonb_build_array(jsonb_build_object('code', 'rejected', 'path', '', 'message', $4, 'sqlstate', $3))",
 							"line = $2"),
@@ -248,6 +251,30 @@ merge_surely(Upsert *upsert, int64 first, int64 last)
 }
 
 /*
+ * count_reasons counts how many rows of the batch have which reason.
+ */
+static char *
+count_reasons(void)
+{
+	StringInfoData list;
+	uint64		found = pa_query("SELECT r->>'code', count(DISTINCT line) FROM batch, jsonb_array_elements(reasons) r"
+								 " GROUP BY 1 ORDER BY 1",
+								 NULL, SPI_OK_SELECT);
+
+	initStringInfo(&list);
+	for (uint64 i = 0; i < found; i++)
+	{
+		bool		isnull;
+		Datum		code = pa_result(i, 1, &isnull);
+		Datum		count = pa_result(i, 2, &isnull);
+
+		appendStringInfo(&list, "%s\"%s\": " INT64_FORMAT, i > 0 ? ", " : "", TextDatumGetCString(code), DatumGetInt64(count));
+	}
+
+	return list.data;
+}
+
+/*
  * upsert_batch is the work of a run.
  */
 static void
@@ -262,11 +289,31 @@ upsert_batch(void *argument)
 	upsert->quarantined += pa_query(QUARANTINE("reasons", "reasons IS NOT NULL"), &parameters, SPI_OK_INSERT);
 	pa_query("SELECT count(*) FROM batch WHERE reasons IS NULL AND rank > 1", NULL, SPI_OK_SELECT);
 	upsert->superseded = DatumGetInt64(pa_result(0, 1, &isnull));
+	upsert->reasons = count_reasons();
 	if (upsert->taken > 0)
 		merge_surely(upsert, 1, upsert->taken);
 
 	SPI_unregister_relation("batch");
 	tuplestore_end(store);
+}
+
+/*
+ * success_details is what a run that succeeded tells besides the number of rows.
+ */
+static Datum
+success_details(Upsert *upsert)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "{\"inserted\": " INT64_FORMAT ", \"updated\": " INT64_FORMAT ", \"superseded\": " INT64_FORMAT
+					 ", \"quarantined\": " INT64_FORMAT ", \"quarantined_for\": {%s",
+					 upsert->inserted, upsert->updated, upsert->superseded, upsert->quarantined, upsert->reasons);
+	if (upsert->rejected > 0)
+		appendStringInfo(&text, "%s\"rejected\": " INT64_FORMAT, upsert->reasons[0] ? ", " : "", upsert->rejected);
+	appendStringInfoString(&text, "}}");
+
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text.data));
 }
 
 /*
@@ -276,7 +323,6 @@ static Datum
 run_upsert(Upsert *upsert)
 {
 	ErrorData  *error;
-	char	   *details;
 
 	if (!pa_job_lock(UPSERT_JOB))
 		return pa_job_skip(UPSERT_JOB);
@@ -285,12 +331,7 @@ run_upsert(Upsert *upsert)
 	if (!pa_try(upsert_batch, upsert, &error))
 		return pa_job_fail(upsert->job_id, UPSERT_JOB, error);
 
-	details = psprintf("{\"inserted\": " INT64_FORMAT ", \"updated\": " INT64_FORMAT ", \"superseded\": " INT64_FORMAT
-					   ", \"quarantined\": " INT64_FORMAT "}",
-					   upsert->inserted, upsert->updated, upsert->superseded, upsert->quarantined);
-
-	return pa_job_end(upsert->job_id, PA_JOB_SUCCESS, upsert->taken,
-					  DirectFunctionCall1(jsonb_in, CStringGetDatum(details)));
+	return pa_job_end(upsert->job_id, PA_JOB_SUCCESS, upsert->taken, success_details(upsert));
 }
 
 /*

@@ -12,7 +12,7 @@ CREATE FUNCTION etl_upsert_users(batch_size integer DEFAULT 10000)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION etl_upsert_users(integer) IS
-	'merge at most batch_size rows of staging_users, the first to come, into users: by e-mail address, attributes added to those that are there, last_login from them; of rows with one address the last to come counts; those without a usable address, organization, payload or last_login are set aside in quarantined_users; one session at a time, by the advisory lock hashtext(''etl_upsert_users''); returns job_id, status (SUCCESS, FAILED, SKIPPED), rows (taken = inserted + updated + superseded + quarantined), duration_seconds, inserted, updated, superseded and quarantined; a failure is rolled back, logged in etl_jobs and raised as a WARNING; raises 22023 when batch_size is NULL or not positive (section 4)';
+	'merge at most batch_size rows of staging_users, the first to come, into users: by e-mail address, attributes added to those that are there, last_login from them; of rows with one address the last to come counts; those without a usable address, organization, payload or last_login are set aside in quarantined_users; one session at a time, by the advisory lock hashtext(''etl_upsert_users''); returns job_id, status (SUCCESS, FAILED, SKIPPED), rows (taken = inserted + updated + superseded + quarantined), duration_seconds, inserted, updated, superseded, quarantined and quarantined_for (rows by reason); a failure is rolled back, logged in etl_jobs and raised as a WARNING; raises 22023 when batch_size is NULL or not positive (section 4)';
 
 CREATE FUNCTION erase_user(user_id bigint)
 	RETURNS jsonb
