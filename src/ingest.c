@@ -40,6 +40,12 @@
 
 PG_FUNCTION_INFO_V1(pa_etl_ingest_events);
 
+/*
+ * Where in staging this session took the last row.  The next run looks from there on first, since what is before is
+ * mostly dead rows, which a scan has to pass by until VACUUM removes them.
+ */
+static BlockNumber last_block = 0;
+
 /* Where the rows that the executor delivers go. */
 typedef struct ChunkReceiver
 {
@@ -107,9 +113,11 @@ static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	ChunkReceiver *receiver = (ChunkReceiver *) self;
+	bool		isnull;
 
 	add_row(receiver->chunk, slot);
 	receiver->ingest->counts.taken++;
+	last_block = ItemPointerGetBlockNumber((ItemPointer) DatumGetPointer(slot_getattr(slot, STAGED_COLUMNS + 1, &isnull)));
 
 	return !is_full(receiver->chunk);
 }
@@ -125,12 +133,14 @@ shutdown_or_destroy(DestReceiver *self)
 }
 
 /*
- * start_taking begins to delete rows from staging.  The executor is called for some of them at a time.
+ * start_taking begins to delete rows from staging whose place is on one side of a block: ">=" or "<".  The executor is
+ * called for some of them at a time.
  */
 static QueryDesc *
-start_taking(DestReceiver *receiver)
+start_taking(DestReceiver *receiver, const char *side, BlockNumber block)
 {
-	static const char *const sql = "DELETE FROM prod_analytics.staging_events RETURNING " STAGED_COLUMN_NAMES;
+	char	   *sql = psprintf("DELETE FROM prod_analytics.staging_events WHERE ctid %s '(%u,0)'::tid RETURNING "
+							   STAGED_COLUMN_NAMES ", ctid", side, block);
 	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
 	List	   *rewritten = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
 	PlannedStmt *plan = linitial_node(PlannedStmt, pg_plan_queries(rewritten, sql, 0, NULL));
@@ -268,13 +278,26 @@ settle_rows(Ingest *ingest, Chunk *chunk)
 }
 
 /*
- * settle_batch takes the batch out of staging and settles what does not need a new partition.
+ * settle_chunk settles what does not need a new partition of some rows of the batch.
  */
 static void
-settle_batch(Ingest *ingest)
+settle_chunk(Ingest *ingest, Chunk *chunk)
+{
+	fill_in_arrival(ingest, chunk);
+	pa_check_rows(ingest, chunk);
+	find_leaves(ingest, chunk);
+	set_homeless_aside(ingest, chunk);
+	settle_rows(ingest, chunk);
+}
+
+/*
+ * settle_side takes the rows of the batch on one side of a block out of staging, and settles them.
+ */
+static void
+settle_side(Ingest *ingest, const char *side, BlockNumber block)
 {
 	ChunkReceiver receiver = {{receive_row, startup, shutdown_or_destroy, shutdown_or_destroy, DestNone}, ingest};
-	QueryDesc  *query = start_taking(&receiver.pub);
+	QueryDesc  *query = start_taking(&receiver.pub, side, block);
 	bool		more = true;
 
 	while (more)
@@ -285,16 +308,23 @@ settle_batch(Ingest *ingest)
 		receiver.chunk = &chunk;
 		more = take_rows(ingest, query, &chunk);
 		if (more)
-		{
-			fill_in_arrival(ingest, &chunk);
-			pa_check_rows(ingest, &chunk);
-			find_leaves(ingest, &chunk);
-			set_homeless_aside(ingest, &chunk);
-			settle_rows(ingest, &chunk);
-		}
+			settle_chunk(ingest, &chunk);
 		end_chunk(&chunk);
 	}
 	end_taking(query);
+}
+
+/*
+ * settle_batch takes the batch out of staging and settles what does not need a new partition.
+ */
+static void
+settle_batch(Ingest *ingest)
+{
+	BlockNumber block = last_block;
+
+	settle_side(ingest, ">=", block);
+	if (block > 0 && ingest->counts.taken < ingest->batch_size)
+		settle_side(ingest, "<", block);
 }
 
 /*
