@@ -2,6 +2,7 @@
 #
 #   make demo [DATA=file.csv ...]   see it work, on a machine that has nothing installed
 #   make test                       install what is needed, build, run every suite
+#   make fuzz [RUNS=n] [SEED=n]     fuzz the JSON Schema validator
 #   make && make install            build and install by hand
 #   make installcheck               the suites against a running server
 
@@ -87,15 +88,17 @@ EXTRA_CLEAN = sql/prod_analytics--*.sql log tmp_check results output_iso
 PG_CONFIG ?= pg_config
 
 # The commands that set a machine up come first: they work where PGXS is not installed yet.
-ifneq ($(filter demo test check-version,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test fuzz check-version,$(MAKECMDGOALS)),)
 
-.PHONY: demo test check-version
+.PHONY: demo test fuzz check-version
 # A relative DATA is relative to where make was called, also with make -C.
 demo: export CALLED_FROM = $(PWD)
 demo:
 	@scripts/demo
 test: check-version
 	@scripts/test
+fuzz:
+	@scripts/fuzz
 check-version:
 	@scripts/check_version "$(EXTVERSION)"
 

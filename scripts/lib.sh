@@ -393,24 +393,31 @@ socket_dir() {
 	printf '%s\n' "$dir"
 }
 
+# Create a server in a directory of "server_dir", and do not start it.
+create_cluster() {
+	local dir=$1 locale=C.UTF-8
+
+	locale -a 2>/dev/null | grep -i '^C\.utf-\?8$' >/dev/null || locale=C
+	(cd "$dir" && quietly as_server_user "$(pg_program initdb)" --pgdata="$dir/data" --no-sync \
+		--username=postgres --auth-local=trust --auth-host=reject --encoding=UTF8 \
+		--locale="$locale") || die "initdb failed"
+}
+
 # Create a server in a directory and start it; the other arguments are lines for postgresql.conf.
 # Exports PGHOST, PGPORT and PGUSER, which lead any client to it.  It listens on a socket in a
 # directory closed to others, hence no password.
 start_cluster() {
-	local dir locale=C.UTF-8
+	local dir
 
 	dir=$(server_dir "$1")
 	shift
-	locale -a 2>/dev/null | grep -i '^C\.utf-\?8$' >/dev/null || locale=C
 	forget_other_servers
 	PGHOST=$(socket_dir "$dir")
 	PGPORT=$(free_port)
 	PGUSER=postgres
 	export PGHOST PGPORT PGUSER
 
-	(cd "$dir" && quietly as_server_user "$(pg_program initdb)" --pgdata="$dir/data" --no-sync \
-		--username="$PGUSER" --auth-local=trust --auth-host=reject --encoding=UTF8 \
-		--locale="$locale") || die "initdb failed"
+	create_cluster "$dir"
 	printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$PGHOST'" "port = $PGPORT" "$@" |
 		as_server_user tee -a "$dir/data/postgresql.conf" >/dev/null
 	(cd "$dir" && quietly as_server_user "$(pg_program pg_ctl)" start --wait --pgdata="$dir/data" \
