@@ -210,12 +210,10 @@ pa_check_string(Walk *walk, PaSchema *schema, const Place *place)
 	}
 	if (schema->regex)
 		MUST(pa_regex_matches(schema->regex, text) ||
-			 FAIL("pattern", psprintf("%s does not match \"%.*s\"", pa_describe_value(place->value),
-									  Min(schema->pattern.length, 200), schema->pattern.text)));
+			 FAIL("pattern", psprintf("%s does not match %s", pa_describe_value(place->value), pa_describe_name(schema->pattern))));
 	if (schema->format)
 		MUST(schema->format(text) ||
-			 FAIL("format", psprintf("%s is not of format %.*s", pa_describe_value(place->value),
-									 schema->format_name.length, schema->format_name.text)));
+			 FAIL("format", psprintf("%s is not of format %s", pa_describe_value(place->value), pa_describe_name(schema->format_name))));
 
 	return valid;
 }

@@ -63,8 +63,8 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 	if (target == NULL || !pa_pointer_lookup(&found, target))
 	{
 		pa_complain(compiler, path,
-				 psprintf("$ref \"%.*s\" does not name a schema in this document; remote schemas are not fetched",
-						  value->val.string.len, value->val.string.val));
+				 psprintf("$ref %s does not name a schema in this document; remote schemas are not fetched",
+						  pa_describe_name(pa_name_of(value))));
 		return;
 	}
 
@@ -115,7 +115,7 @@ read_type(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 
 		if (bit == 0)
 			pa_complain(compiler, path, names[i].type == jbvString ?
-					 psprintf("\"%.*s\" is not a type", names[i].val.string.len, names[i].val.string.val) :
+					 psprintf("%s is not a type", pa_describe_name(pa_name_of(&names[i]))) :
 					 "type is not a string");
 		else if (node->types & bit)
 			pa_complain(compiler, path, "type names a type twice");
@@ -280,8 +280,7 @@ regex_of(Compiler *compiler, PaName pattern, const char *path)
 	PaRegex    *regex = pa_compile_regex(pattern, &problem);
 
 	if (regex == NULL)
-		pa_complain(compiler, path, psprintf("\"%.*s\" is not a regular expression: %s",
-										  pg_mbcliplen(pattern.text, pattern.length, 100), pattern.text, problem));
+		pa_complain(compiler, path, psprintf("%s is not a regular expression: %s", pa_describe_name(pattern), problem));
 
 	return regex;
 }

@@ -292,8 +292,8 @@ check_size(Walk *walk, PaSchema *schema, const Place *place)
 			PaName		name = dependency->required.names[j];
 
 			MUST(has(place, name) ||
-				 FAIL("dependentRequired", psprintf("property \"%.*s\" is missing, which \"%.*s\" requires",
-													name.length, name.text, dependency->name.length, dependency->name.text)));
+				 FAIL("dependentRequired", psprintf("property %s is missing, which %s requires",
+													pa_describe_name(name), pa_describe_name(dependency->name))));
 		}
 	}
 
@@ -329,7 +329,7 @@ check_property(Walk *walk, PaSchema *schema, const Place *place, PaName name, co
 	{
 		*matched = true;
 		if (schema->additional_properties->is_false)
-			MUST(FAIL("additionalProperties", psprintf("property \"%.*s\" is not allowed", name.length, name.text)));
+			MUST(FAIL("additionalProperties", psprintf("property %s is not allowed", pa_describe_name(name))));
 		else
 			MUST(apply_inside(walk, schema->additional_properties, place, name, 0, value));
 	}
@@ -344,7 +344,7 @@ static inline bool
 check_absent(Walk *walk, PaSchema *schema, const Place *place, const PaMember *member)
 {
 	return !member->required ||
-		FAIL("required", psprintf("property \"%.*s\" is missing", member->name.length, member->name.text));
+		FAIL("required", psprintf("property %s is missing", pa_describe_name(member->name)));
 }
 
 /*
@@ -477,7 +477,7 @@ check_rest(Walk *walk, PaSchema *schema, const Place *place, PaName key, int ind
 	if (!rest->is_false)
 		return apply_inside(walk, rest, place, key, index, value);
 	if (key.text)
-		return FAIL("unevaluatedProperties", psprintf("property \"%.*s\" is not allowed", key.length, key.text));
+		return FAIL("unevaluatedProperties", psprintf("property %s is not allowed", pa_describe_name(key)));
 
 	return FAIL("unevaluatedItems", psprintf("item %d is not allowed", index));
 }

@@ -216,6 +216,17 @@ pa_has_repetition(JsonbContainer *array)
 }
 
 /*
+ * pa_describe_name is a name as a message shows it: quoted, and cut between characters.
+ */
+char *
+pa_describe_name(PaName name)
+{
+	int			length = pg_mbcliplen(name.text, name.length, 2 * SHOWN);
+
+	return psprintf("\"%.*s%s\"", length, name.text, length < name.length ? "..." : "");
+}
+
+/*
  * pa_describe_value is a value as a message shows it: cut, and large containers by their size.
  */
 char *

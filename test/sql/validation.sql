@@ -31,6 +31,9 @@ SELECT message FROM prod_analytics.jsonschema_validation_errors('{"type": "null"
 SELECT count(*) FROM prod_analytics.jsonschema_validation_errors('{"items": {"type": "null"}}', (SELECT jsonb_agg(n) FROM generate_series(1, 1000) n));
 SELECT count(*) FROM prod_analytics.jsonschema_validation_errors('true', '{"anything": 1}');
 SELECT * FROM prod_analytics.jsonschema_validation_errors('false', '{"anything": 1}');
+-- So are names and patterns, between characters.
+SELECT message FROM prod_analytics.jsonschema_validation_errors(jsonb_build_object('pattern', '^x' || repeat('é', 100), 'not', true, 'type', 'null'), '"y"');
+SELECT message FROM prod_analytics.jsonschema_validation_errors(jsonb_build_object('required', jsonb_build_array('x' || repeat('é', 100)), 'additionalProperties', false), jsonb_build_object(repeat('ü', 100), 1));
 -- NULL in, NULL out.
 SELECT prod_analytics.jsonb_matches_schema(NULL, '1') IS NULL AS schema, prod_analytics.jsonb_matches_schema('true', NULL) IS NULL AS instance,
 	prod_analytics.jsonschema_is_valid(NULL) IS NULL AS valid;
