@@ -447,7 +447,7 @@ pa_translate_pattern(PaName pattern, int *length, const char **problem)
 
 	t.n_known = -1;
 	read_pattern(&t, characters, n_characters);
-	if (t.n_references > 0)
+	if (t.n_references > 0 && t.problem == NULL)
 	{
 		t.n_known = t.n_captures;
 		read_pattern(&t, characters, n_characters);
