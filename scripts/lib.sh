@@ -279,7 +279,7 @@ install_packages() {
 install_test_packages() {
 	local hll
 
-	install_packages libipc-run-perl libtext-csv-xs-perl
+	install_packages libipc-run-perl libtext-csv-xs-perl pgbouncer
 	command -v apt-get >/dev/null || return 0
 	hll=postgresql-$PG_MAJOR-hll
 	if package_installed "$hll" || apt-cache show "$hll" >/dev/null 2>&1; then
