@@ -217,7 +217,7 @@ extern int	pa_compare_names(PaName a, PaName b);
 extern int	pa_compare_values(const JsonbValue *a, const JsonbValue *b);
 extern int	pa_compare_elements(const void *a, const void *b);
 extern bool pa_has_repetition(JsonbContainer *array);
-extern char *pa_describe_name(PaName name);
+extern char *pa_describe_name(PaName name, int shown);
 extern char *pa_describe_value(const JsonbValue *value);
 extern char *pa_type_names(int types);
 

@@ -10,6 +10,9 @@
 #include "utils/fmgrprotos.h"
 #include "validation_eval.h"
 
+/* How many bytes of a pattern a message shows. */
+#define SHOWN_PATTERN 200
+
 /*
  * instance_path is a location as a JSON Pointer.
  */
@@ -142,12 +145,17 @@ is_multiple(Numeric number, Numeric of)
 }
 
 /*
- * show prints a number of the schema.
+ * show prints a number of the schema, cut.
  */
 static char *
 show(Numeric number)
 {
-	return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
+	JsonbValue	value;
+
+	value.type = jbvNumeric;
+	value.val.numeric = number;
+
+	return pa_describe_value(&value);
 }
 
 /*
@@ -210,7 +218,8 @@ pa_check_string(Walk *walk, PaSchema *schema, const Place *place)
 	}
 	if (schema->regex)
 		MUST(pa_regex_matches(schema->regex, text) ||
-			 FAIL("pattern", psprintf("%s does not match %s", pa_describe_value(place->value), pa_describe_name(schema->pattern))));
+			 FAIL("pattern", psprintf("%s does not match %s", pa_describe_value(place->value),
+									  pa_describe_name(schema->pattern, SHOWN_PATTERN))));
 	if (schema->format)
 		MUST(schema->format(text) ||
 			 FAIL("format", psprintf("%s is not of format %s", pa_describe_value(place->value), pa_describe_name(schema->format_name))));

@@ -64,7 +64,7 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 	{
 		pa_complain(compiler, path,
 				 psprintf("$ref %s does not name a schema in this document; remote schemas are not fetched",
-						  pa_describe_name(pa_name_of(value))));
+						  pa_describe_name(pa_name_of(value), 200)));
 		return;
 	}
 
@@ -115,7 +115,7 @@ read_type(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 
 		if (bit == 0)
 			pa_complain(compiler, path, names[i].type == jbvString ?
-					 psprintf("%s is not a type", pa_describe_name(pa_name_of(&names[i]))) :
+					 psprintf("%s is not a type", pa_describe_name(pa_name_of(&names[i]), 200)) :
 					 "type is not a string");
 		else if (node->types & bit)
 			pa_complain(compiler, path, "type names a type twice");
@@ -371,6 +371,13 @@ read_defs(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 	(void) properties_of(compiler, value, path, &count);
 }
 
+static void
+read_content_schema(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *path)
+{
+	/* An annotation, but a schema, which may be referred to. */
+	(void) compile_at(compiler, value, path);
+}
+
 /* Keywords whose value goes into a field of the node in the same way. */
 #define READER(function, field, reading) \
 static void \
@@ -434,6 +441,7 @@ static const struct
 	{"anyOf", read_any_of},
 	{"const", read_const},
 	{"contains", read_contains},
+	{"contentSchema", read_content_schema},
 	{"dependentRequired", read_dependencies},
 	{"dependentSchemas", read_dependent_schemas},
 	{"else", read_else},

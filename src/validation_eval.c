@@ -15,6 +15,9 @@
 #include "utils/builtins.h"
 #include "validation_eval.h"
 
+/* How many bytes of a property's name a message shows. */
+#define SHOWN_NAME 200
+
 /*
  * Which properties or items of a value some schema has looked at, for the unevaluated keywords.
  */
@@ -90,7 +93,8 @@ see(Evaluated *evaluated, int i)
 
 /*
  * apply_too applies another schema to the same value.  What it looked at counts only if the value
- * satisfies it.
+ * satisfies it; also if it does not where errors are collected, so that what has an error there is not
+ * told to be unevaluated, too.
  */
 static bool
 apply_too(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluated)
@@ -98,7 +102,7 @@ apply_too(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluated
 	Evaluated  *own = evaluated ? new_evaluated(place->value) : NULL;
 	bool		valid = apply(walk, schema, place, own);
 
-	if (valid && own)
+	if (own && (valid || walk->collect))
 		add_evaluated(evaluated, own);
 	forget_evaluated(own);
 
@@ -292,8 +296,8 @@ check_size(Walk *walk, PaSchema *schema, const Place *place)
 			PaName		name = dependency->required.names[j];
 
 			MUST(has(place, name) ||
-				 FAIL("dependentRequired", psprintf("property %s is missing, which %s requires",
-													pa_describe_name(name), pa_describe_name(dependency->name))));
+				 FAIL("dependentRequired", psprintf("property %s is missing, which %s requires", pa_describe_name(name, SHOWN_NAME),
+													pa_describe_name(dependency->name, SHOWN_NAME))));
 		}
 	}
 
@@ -329,7 +333,7 @@ check_property(Walk *walk, PaSchema *schema, const Place *place, PaName name, co
 	{
 		*matched = true;
 		if (schema->additional_properties->is_false)
-			MUST(FAIL("additionalProperties", psprintf("property %s is not allowed", pa_describe_name(name))));
+			MUST(FAIL("additionalProperties", psprintf("property %s is not allowed", pa_describe_name(name, SHOWN_NAME))));
 		else
 			MUST(apply_inside(walk, schema->additional_properties, place, name, 0, value));
 	}
@@ -344,7 +348,7 @@ static inline bool
 check_absent(Walk *walk, PaSchema *schema, const Place *place, const PaMember *member)
 {
 	return !member->required ||
-		FAIL("required", psprintf("property %s is missing", pa_describe_name(member->name)));
+		FAIL("required", psprintf("property %s is missing", pa_describe_name(member->name, SHOWN_NAME)));
 }
 
 /*
@@ -477,7 +481,7 @@ check_rest(Walk *walk, PaSchema *schema, const Place *place, PaName key, int ind
 	if (!rest->is_false)
 		return apply_inside(walk, rest, place, key, index, value);
 	if (key.text)
-		return FAIL("unevaluatedProperties", psprintf("property %s is not allowed", pa_describe_name(key)));
+		return FAIL("unevaluatedProperties", psprintf("property %s is not allowed", pa_describe_name(key, SHOWN_NAME)));
 
 	return FAIL("unevaluatedItems", psprintf("item %d is not allowed", index));
 }

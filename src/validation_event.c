@@ -14,6 +14,8 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "guard.h"
 #include "utils/builtins.h"
@@ -31,6 +33,9 @@ static MemoryContext registered_context = NULL;
 /* The table that they were read from, and whether that was all of what it holds now. */
 static Oid	source_table = InvalidOid;
 static bool is_current = false;
+
+/* Whether the transaction that read them had written something by then, perhaps to the table. */
+static bool may_be_rolled_back = false;
 
 /* Counts the invalidations, to notice those that arrive while the table is read. */
 static uint64 invalidations = 0;
@@ -86,21 +91,68 @@ forget_schemas(Datum argument, Oid relation)
 }
 
 /*
- * column reads a column of a row of event_schemas, which is never NULL.
+ * forget_rolled_back makes us read the table again after a rollback, if what we have may have come from
+ * what was rolled back: a row is there before the trigger that announces it has fired.
+ */
+static void
+forget_rolled_back(void)
+{
+	if (!may_be_rolled_back)
+		return;
+	is_current = false;
+	invalidations++;
+}
+
+static void
+at_transaction_end(XactEvent event, void *argument)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT || event == XACT_EVENT_PREPARE)
+		forget_rolled_back();
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+		may_be_rolled_back = false;
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *argument)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		forget_rolled_back();
+}
+
+/*
+ * register_callbacks asks to be told what makes the schemas out of date.
+ */
+static void
+register_callbacks(void)
+{
+	static bool is_registered = false;
+
+	if (is_registered)
+		return;
+	CacheRegisterRelcacheCallback(forget_schemas, (Datum) 0);
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	is_registered = true;
+}
+
+/*
+ * column reads a column of a row of event_schemas, which is never NULL.  The table is its owner's, who may
+ * have given the column another type.
  */
 static Datum
-column(Relation table, HeapTuple row, const char *name)
+column(Relation table, HeapTuple row, const char *name, Oid type)
 {
 	AttrNumber	number = get_attnum(RelationGetRelid(table), name);
 	bool		isnull = true;
 	Datum		value = (Datum) 0;
 
-	if (number != InvalidAttrNumber)
+	if (number != InvalidAttrNumber && TupleDescAttr(RelationGetDescr(table), number - 1)->atttypid == type)
 		value = heap_getattr(row, number, RelationGetDescr(table), &isnull);
 	if (isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of \"%s.event_schemas\" is missing or NULL", name, PA_SCHEMA)));
+				 errmsg("column \"%s\" of \"%s.event_schemas\" is missing, NULL or not of type %s",
+						name, PA_SCHEMA, format_type_be(type))));
 
 	return value;
 }
@@ -123,8 +175,8 @@ mode_of(const char *text)
 static void
 remember(HTAB *schemas, MemoryContext parent, Relation table, HeapTuple row)
 {
-	text	   *type = DatumGetTextPP(column(table, row, "event_type"));
-	int			version = DatumGetInt32(column(table, row, "version"));
+	text	   *type = DatumGetTextPP(column(table, row, "event_type", TEXTOID));
+	int			version = DatumGetInt32(column(table, row, "version", INT4OID));
 	PaName		name = {VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)};
 	bool		found;
 	PaEventSchema *entry = hash_search(schemas, &name, HASH_FIND, &found);
@@ -139,13 +191,16 @@ remember(HTAB *schemas, MemoryContext parent, Relation table, HeapTuple row)
 		name.text = memcpy(MemoryContextAlloc(context, name.length + 1), name.text, name.length);
 		entry = hash_search(schemas, &name, HASH_ENTER, NULL);
 		entry->context = context;
+		entry->source = NULL;
 	}
 
 	entry->version = version;
-	entry->mode = mode_of(TextDatumGetCString(column(table, row, "mode")));
+	entry->mode = mode_of(TextDatumGetCString(column(table, row, "mode", TEXTOID)));
 	entry->schema = NULL;
+	if (entry->source)
+		pfree(entry->source);
 	caller_context = MemoryContextSwitchTo(entry->context);
-	entry->source = DatumGetJsonbPCopy(column(table, row, "schema"));
+	entry->source = DatumGetJsonbPCopy(column(table, row, "schema", JSONBOID));
 	MemoryContextSwitchTo(caller_context);
 }
 
@@ -208,18 +263,12 @@ take_over(HTAB *schemas, MemoryContext parent)
 static void
 refresh(void)
 {
-	static bool is_registered = false;
 	Relation	table = table_open(pa_table("event_schemas"), AccessShareLock);
 	uint64		before = invalidations;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event schemas", ALLOCSET_DEFAULT_SIZES);
 	HTAB	   *schemas;
 
-	if (!is_registered)
-	{
-		CacheRegisterRelcacheCallback(forget_schemas, (Datum) 0);
-		is_registered = true;
-	}
-
+	register_callbacks();
 	source_table = RelationGetRelid(table);
 	schemas = read_schemas(table, context);
 	table_close(table, AccessShareLock);
@@ -233,6 +282,8 @@ refresh(void)
 	registered_context = context;
 	MemoryContextSetParent(context, CacheMemoryContext);
 	pa_event_schemas_generation++;
+
+	may_be_rolled_back = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
 	/* What has committed since the snapshot was taken is read next time. */
 	is_current = (invalidations == before);

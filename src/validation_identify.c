@@ -121,6 +121,7 @@ static const struct
 	{"allOf", PLACE_LIST},
 	{"anyOf", PLACE_LIST},
 	{"contains", PLACE_SCHEMA},
+	{"contentSchema", PLACE_SCHEMA},
 	{"dependentSchemas", PLACE_MAP},
 	{"else", PLACE_SCHEMA},
 	{"if", PLACE_SCHEMA},

@@ -153,7 +153,7 @@ new_schema(TriggerData *trigger)
 	bool		isnull = true;
 	Datum		schema = (Datum) 0;
 
-	if (number > 0)
+	if (number > 0 && SPI_gettypeid(descriptor, number) == JSONBOID)
 		schema = heap_getattr(row, number, descriptor, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbP(schema);

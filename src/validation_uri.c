@@ -228,26 +228,35 @@ pa_percent_decode(char *text)
 }
 
 /*
- * pa_pointer_append appends a token to a JSON Pointer.
+ * pa_pointer_append appends a token to a JSON Pointer.  The result takes no more memory than it needs:
+ * compiled schemas keep many of them.
  */
 char *
 pa_pointer_append(const char *pointer, PaName token)
 {
-	StringInfoData result;
+	size_t		length = strlen(pointer);
+	size_t		size = length + token.length + 2;
+	char	   *result;
+	char	   *out;
 
-	initStringInfo(&result);
-	appendStringInfo(&result, "%s/", pointer);
+	for (int i = 0; i < token.length; i++)
+		size += (token.text[i] == '~' || token.text[i] == '/');
+
+	result = palloc(size);
+	memcpy(result, pointer, length);
+	out = result + length;
+	*out++ = '/';
 	for (int i = 0; i < token.length; i++)
 	{
-		if (token.text[i] == '~')
-			appendStringInfoString(&result, "~0");
-		else if (token.text[i] == '/')
-			appendStringInfoString(&result, "~1");
-		else
-			appendStringInfoChar(&result, token.text[i]);
-	}
+		bool		is_escaped = (token.text[i] == '~' || token.text[i] == '/');
 
-	return result.data;
+		*out++ = is_escaped ? '~' : token.text[i];
+		if (is_escaped)
+			*out++ = token.text[i] == '~' ? '0' : '1';
+	}
+	*out = '\0';
+
+	return result;
 }
 
 /*

@@ -216,12 +216,12 @@ pa_has_repetition(JsonbContainer *array)
 }
 
 /*
- * pa_describe_name is a name as a message shows it: quoted, and cut between characters.
+ * pa_describe_name is a name as a message shows it: in quotes, and cut to so many bytes.
  */
 char *
-pa_describe_name(PaName name)
+pa_describe_name(PaName name, int shown)
 {
-	int			length = pg_mbcliplen(name.text, name.length, 2 * SHOWN);
+	int			length = pg_mbcliplen(name.text, name.length, shown);
 
 	return psprintf("\"%.*s%s\"", length, name.text, length < name.length ? "..." : "");
 }
@@ -232,6 +232,7 @@ pa_describe_name(PaName name)
 char *
 pa_describe_value(const JsonbValue *value)
 {
+	PaName		name;
 	char	   *text;
 	int			length;
 
@@ -246,9 +247,9 @@ pa_describe_value(const JsonbValue *value)
 			length = strlen(text);
 			return length <= SHOWN ? text : psprintf("%.*s...", SHOWN, text);
 		case jbvString:
-			length = pg_mbcliplen(value->val.string.val, value->val.string.len, SHOWN);
-			return psprintf("\"%.*s%s\"", length, value->val.string.val,
-							length < value->val.string.len ? "..." : "");
+			name.text = value->val.string.val;
+			name.length = value->val.string.len;
+			return pa_describe_name(name, SHOWN);
 		default:
 			if (value->val.binary.len <= SHOWN * 2)
 			{

@@ -98,3 +98,22 @@ SELECT prod_analytics.jsonb_matches_schema('{"pattern": "^(a|aa)+$"}', to_jsonb(
 	FROM generate_series(1, 100000);
 RESET statement_timeout;
 DROP FUNCTION problem(jsonb);
+
+-- messages are cut between characters, also the names and numbers in them
+SELECT right(message, 8) FROM prod_analytics.jsonschema_validation_errors(
+	jsonb_build_object('pattern', 'a' || repeat(U&'\00E9', 150)), '"x"');
+SELECT length(message) FROM prod_analytics.jsonschema_validation_errors('{"additionalProperties": false}',
+	jsonb_build_object(repeat('x', 100000), 1));
+SELECT length(message) FROM prod_analytics.jsonschema_validation_errors('{"maximum": -1e1000}', '1');
+
+-- what has an error in a schema that is referred to is not unevaluated as well
+SELECT * FROM prod_analytics.jsonschema_validation_errors('{
+	"$ref": "#/$defs/a", "unevaluatedProperties": false,
+	"$defs": {"a": {"properties": {"a": {"type": "integer"}}}}
+}', '{"a": "x", "b": 1}');
+
+-- contentSchema is an annotation, and a schema, which can be referred to
+SELECT prod_analytics.jsonb_matches_schema(s, '{"b": "x"}'), prod_analytics.jsonb_matches_schema(s, '{"a": "{", "b": 1}')
+FROM (VALUES ('{"properties": {"a": {"contentSchema": {"$anchor": "c", "type": "integer"}}, "b": {"$ref": "#c"}}}'::jsonb)) v(s);
+-- error: of which it must be one
+SELECT prod_analytics.jsonb_matches_schema('{"contentSchema": 1}', '1');

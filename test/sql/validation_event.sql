@@ -179,3 +179,33 @@ CREATE EXTENSION prod_analytics;
 RESET client_min_messages;
 SELECT prod_analytics.is_valid_event('kept', '{}') AS kept, count(*) AS triggers FROM pg_trigger WHERE tgrelid = 'prod_analytics.event_schemas'::regclass;
 DROP ROLE regress_schema_loader, regress_schema_operator, regress_schema_reader;
+
+-- a schema that is seen before its trigger has announced it goes with the transaction
+CREATE FUNCTION sees_schema(event_type text)
+	RETURNS integer
+	LANGUAGE plpgsql VOLATILE
+	AS $$
+BEGIN
+	RETURN CASE WHEN prod_analytics.is_valid_event($1, '{}') THEN 1 ELSE 0 END;
+END
+$$;
+UPDATE prod_analytics.event_schemas SET mode = mode WHERE event_type = 'purchase';
+DO $$
+BEGIN
+	WITH new AS MATERIALIZED (
+		INSERT INTO prod_analytics.event_schemas (event_type, version, schema) VALUES ('ghost', 1, 'false') RETURNING event_type
+	)
+	SELECT 1 / sees_schema(event_type) FROM new;
+EXCEPTION WHEN division_by_zero THEN
+	RAISE NOTICE 'seen, and rolled back';
+END
+$$;
+SELECT prod_analytics.is_valid_event('ghost', '{}');
+DROP FUNCTION sees_schema(text);
+
+-- error: event_schemas is not what it was
+BEGIN;
+ALTER TABLE prod_analytics.event_schemas ALTER schema TYPE text;
+SELECT prod_analytics.is_valid_event('purchase', '{}');
+ROLLBACK;
+SELECT prod_analytics.is_valid_event('purchase', '{}');
