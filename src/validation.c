@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "validation_event.h"
@@ -388,7 +389,7 @@ trigger_column(TriggerData *data, int argument, const char *usual, Oid type, boo
 	HeapTuple	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	int			number = SPI_fnumber(descriptor, name);
 
-	if (number <= 0 || SPI_gettypeid(descriptor, number) != type)
+	if (number <= 0 || getBaseType(SPI_gettypeid(descriptor, number)) != type)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\": table \"%s\" has no column \"%s\" of type %s",

@@ -109,6 +109,8 @@ struct PaSchema
 	const char *path;			/* where it stands in the document, a JSON Pointer */
 	bool		is_false;		/* the schema "false" */
 	bool		is_target;		/* some $ref refers to it */
+	bool		is_visited;		/* by refuse_cycles of validation_compile.c, which is done with it */
+	bool		is_entered;		/* likewise, which is in the middle of it */
 	int			asks;			/* PA_ASKS bits */
 
 	/* any instance */

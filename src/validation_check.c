@@ -222,7 +222,7 @@ pa_check_string(Walk *walk, PaSchema *schema, const Place *place)
 									  pa_describe_name(schema->pattern, SHOWN_PATTERN))));
 	if (schema->format)
 		MUST(schema->format(text) ||
-			 FAIL("format", psprintf("%s is not of format %s", pa_describe_value(place->value), pa_describe_name(schema->format_name))));
+			 FAIL("format", psprintf("%s is not of format %s", pa_describe_value(place->value), pa_describe_name(schema->format_name, SHOWN_PATTERN))));
 
 	return valid;
 }

@@ -280,7 +280,7 @@ regex_of(Compiler *compiler, PaName pattern, const char *path)
 	PaRegex    *regex = pa_compile_regex(pattern, &problem);
 
 	if (regex == NULL)
-		pa_complain(compiler, path, psprintf("%s is not a regular expression: %s", pa_describe_name(pattern), problem));
+		pa_complain(compiler, path, psprintf("%s is not a regular expression: %s", pa_describe_name(pattern, 200), problem));
 
 	return regex;
 }
@@ -548,6 +548,30 @@ asks_of(const PaSchema *node)
 }
 
 /*
+ * refuse_cycles refuses schemas that every document would meet without end: those that $ref or allOf leads back to
+ * themselves, at the same value.  Where that depends on the document it is told when a document meets it.
+ */
+static void
+refuse_cycles(Compiler *compiler, PaSchema *node)
+{
+	check_stack_depth();
+
+	if (node == NULL || node->is_visited)
+		return;
+	if (node->is_entered)
+	{
+		pa_complain(compiler, node->path, "the schema refers to itself without end");
+		return;
+	}
+
+	node->is_entered = true;
+	refuse_cycles(compiler, node->reference);
+	for (int i = 0; i < node->all_of.count; i++)
+		refuse_cycles(compiler, node->all_of.schemas[i]);
+	node->is_visited = true;
+}
+
+/*
  * finish_nodes prepares the nodes for the walk, once all of them are there.
  */
 static void
@@ -559,6 +583,7 @@ finish_nodes(Compiler *compiler)
 	hash_seq_init(&scan, compiler->nodes);
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
+		refuse_cycles(compiler, entry->schema);
 		merge_members(entry->schema);
 		entry->schema->asks = asks_of(entry->schema);
 	}

@@ -202,7 +202,7 @@ check_dialect(Compiler *compiler, const JsonbValue *object, const char *path)
 		if (keys[i].length < (int) strlen(VOCABULARIES) ||
 			memcmp(keys[i].text, VOCABULARIES, strlen(VOCABULARIES)) != 0)
 			pa_complain(compiler, pa_pointer_append(path, pa_literal("$vocabulary")),
-					 psprintf("vocabulary %s is not supported", pa_describe_name(keys[i])));
+					 psprintf("vocabulary %s is not supported", pa_describe_name(keys[i], 200)));
 }
 
 /*

@@ -82,6 +82,7 @@ SELECT prod_analytics.register_event_schema('x', 'true', 'strict');
 SELECT prod_analytics.register_event_schema('x', '{"properties": {"price": {"type": "strin"}}}');
 SELECT prod_analytics.register_event_schema('x', '[]');
 SELECT prod_analytics.register_event_schema('x', '{"$ref": "https://example.com/s.json"}');
+SELECT prod_analytics.register_event_schema('x', '{"allOf": [{"$ref": "#"}]}');
 BEGIN READ ONLY;
 SELECT prod_analytics.register_event_schema('x', 'true');
 ROLLBACK;
@@ -101,7 +102,8 @@ SELECT prod_analytics.register_event_schema('purchase', '{"required": ["order_id
 INSERT INTO prod_analytics.events (event_type, event_props, event_time) VALUES
 	('purchase', '{"price": "x"}', '2026-03-12'), ('purchase', '{"price": 1, "order_id": 1}', '2026-03-12'), ('view', NULL, '2026-03-12');
 -- Any table of events can have it.
-CREATE TABLE orders (kind text, body jsonb, n integer);
+CREATE DOMAIN kind_of_event AS text;
+CREATE TABLE orders (kind kind_of_event, body jsonb, n integer);
 CREATE TRIGGER enforce AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION prod_analytics.enforce_event_schema('kind', 'body');
 SELECT prod_analytics.register_event_schema('order', '{"required": ["order_id"]}');
 INSERT INTO orders VALUES ('order', '{"order_id": 1}'), (NULL, '1');
@@ -113,6 +115,7 @@ DROP TRIGGER enforce_wrong ON orders;
 CREATE TRIGGER enforce_wrong AFTER INSERT ON orders FOR EACH STATEMENT EXECUTE FUNCTION prod_analytics.enforce_event_schema('kind', 'body');
 INSERT INTO orders VALUES ('order', '{"order_id": 1}');
 DROP TABLE orders;
+DROP DOMAIN kind_of_event;
 DROP TRIGGER enforce_event_schema ON prod_analytics.events;
 
 -- What is wrong with stored events, by keyword and place, whatever the mode.
