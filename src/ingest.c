@@ -20,6 +20,7 @@
 #include "ingest.h"
 #include "job.h"
 #include "miscadmin.h"
+#include "partitioning/partdesc.h"
 #include "query.h"
 #include "settings.h"
 #include "tcop/tcopprot.h"
@@ -27,7 +28,9 @@
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -133,6 +136,44 @@ shutdown_or_destroy(DestReceiver *self)
 }
 
 /*
+ * staged_descriptor describes staged rows.
+ */
+static TupleDesc
+staged_descriptor(void)
+{
+	static const Oid types[STAGED_COLUMNS] = {INT8OID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
+	TupleDesc	descriptor = CreateTemplateTupleDesc(STAGED_COLUMNS);
+
+	for (int i = 0; i < STAGED_COLUMNS; i++)
+		TupleDescInitEntry(descriptor, i + 1, NULL, types[i], -1, 0);
+
+	return descriptor;
+}
+
+/*
+ * check_types makes sure that the rows taken out of staging are what we take them for.
+ */
+static void
+check_types(TupleDesc found)
+{
+	TupleDesc	expected = staged_descriptor();
+
+	for (int i = 0; i < STAGED_COLUMNS; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(found, i);
+		Oid			type = TupleDescAttr(expected, i)->atttypid;
+
+		if (column->atttypid != type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of \"%s.staging_events\" is of type %s",
+							NameStr(column->attname), PA_SCHEMA, format_type_be(column->atttypid)),
+					 errhint("Make it %s again.", format_type_be(type))));
+	}
+	FreeTupleDesc(expected);
+}
+
+/*
  * start_taking begins to delete rows from staging whose place is on one side of a block: ">=" or "<".  The executor is
  * called for some of them at a time.
  */
@@ -143,12 +184,20 @@ start_taking(DestReceiver *receiver, const char *side, BlockNumber block)
 							   STAGED_COLUMN_NAMES ", ctid", side, block);
 	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
 	List	   *rewritten = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
-	PlannedStmt *plan = linitial_node(PlannedStmt, pg_plan_queries(rewritten, sql, 0, NULL));
+	PlannedStmt *plan;
 	QueryDesc  *query;
 
+	if (list_length(rewritten) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s.staging_events\" has a rule for DELETE", PA_SCHEMA),
+				 errhint("Use a trigger instead.")));
+
+	plan = linitial_node(PlannedStmt, pg_plan_queries(rewritten, sql, 0, NULL));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	query = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(query, 0);
+	check_types(query->tupDesc);
 	PopActiveSnapshot();
 
 	return query;
@@ -214,28 +263,17 @@ fill_in_arrival(Ingest *ingest, Chunk *chunk)
 
 /*
  * find_leaves finds the partition of each row that can become an event.
+ *
+ * Somebody may make or detach a partition at any time, and only the descriptor at hand gives a row's index
+ * its meaning.  An old one lives for as long as the table is open.
  */
 static void
 find_leaves(Ingest *ingest, Chunk *chunk)
 {
+	ingest->partitions = RelationGetPartitionDesc(ingest->events, true);
 	for (int i = 0; i < chunk->count; i++)
 		if (chunk->rows[i].fate == ROW_EVENT)
 			chunk->rows[i].leaf = pa_leaf_of(ingest, DatumGetTimestampTz(chunk->rows[i].values[STAGED_EVENT_TIME]));
-}
-
-/*
- * staged_descriptor describes staged rows in a tuplestore.
- */
-static TupleDesc
-staged_descriptor(void)
-{
-	static const Oid types[STAGED_COLUMNS] = {INT8OID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
-	TupleDesc	descriptor = CreateTemplateTupleDesc(STAGED_COLUMNS);
-
-	for (int i = 0; i < STAGED_COLUMNS; i++)
-		TupleDescInitEntry(descriptor, i + 1, NULL, types[i], -1, 0);
-
-	return descriptor;
 }
 
 /*
@@ -367,6 +405,7 @@ needed_partitions(Ingest *ingest, TupleTableSlot *slot)
 {
 	List	   *needed = NIL;
 
+	ingest->partitions = RelationGetPartitionDesc(ingest->events, true);
 	while (list_length(needed) < PA_MAX_PARTITIONS_PER_CALL && tuplestore_gettupleslot(ingest->homeless, true, false, slot))
 	{
 		bool		isnull;
@@ -386,47 +425,55 @@ needed_partitions(Ingest *ingest, TupleTableSlot *slot)
 	return needed;
 }
 
-/* Partitions to make. */
+/* Partitions to make for homeless rows. */
 typedef struct Needed
 {
-	PaPolicy   *policy;
+	Ingest	   *ingest;
+	TupleTableSlot *slot;
 	List	   *ranges;
 } Needed;
 
+/*
+ * make_needed makes them.  Which ones are missing is found out once nobody else can make partitions.  ALTER
+ * TABLE wants nobody in this session to have the table open.
+ */
 static void
 make_needed(void *argument)
 {
 	Needed	   *needed = argument;
+	Ingest	   *ingest = needed->ingest;
 
-	(void) pa_make_partitions(needed->policy, needed->ranges, NULL);
+	pa_lock_partitioning_soon(ingest->policy);
+	ingest->events = table_open(ingest->policy->parent, NoLock);
+	needed->ranges = needed_partitions(ingest, needed->slot);
+	table_close(ingest->events, NoLock);
+	(void) pa_make_partitions(ingest->policy, needed->ranges, NULL);
 }
 
 /*
  * make_partitions makes the partitions that the homeless rows need.
  *
- * When a lock cannot be had, because of a long query on the table, say, the rows that need a new
- * partition wait for the next run, and the others go in.
+ * When that fails, because a long query on the table keeps the lock, or a detached partition the name, the
+ * rows that need a new partition wait for another run, and the others go in.
  */
 static void
 make_partitions(Ingest *ingest, TupleTableSlot *slot)
 {
-	Needed		needed = {ingest->policy, needed_partitions(ingest, slot)};
+	Needed		needed = {ingest, slot};
 	Oid			events = RelationGetRelid(ingest->events);
 	ErrorData  *error;
 	bool		done;
 
-	/* ALTER TABLE wants nobody in this session to have it open. */
 	table_close(ingest->events, NoLock);
 	done = pa_try(make_needed, &needed, &error);
 	ingest->events = table_open(events, NoLock);
 	if (done)
 	{
-		ingest->partitions = list_length(needed.ranges);
+		ingest->partitions_made = list_length(needed.ranges);
 		return;
 	}
 
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-		ReThrowError(error);
+	tuplestore_rescan(ingest->homeless);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("events without a partition remain staged: %s", error->message),
@@ -435,7 +482,7 @@ make_partitions(Ingest *ingest, TupleTableSlot *slot)
 
 /*
  * settle_homeless makes partitions for the rows that have none, and puts back into staging those that have
- * none even then.  Which ones are missing is found out once nobody else can make partitions.
+ * none even then.
  */
 static void
 settle_homeless(Ingest *ingest)
@@ -443,7 +490,6 @@ settle_homeless(Ingest *ingest)
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(staged_descriptor(), &TTSOpsMinimalTuple);
 	bool		more = true;
 
-	pa_lock_partitioning(ingest->policy);
 	make_partitions(ingest, slot);
 	while (more)
 	{
@@ -489,6 +535,21 @@ expected_rows(Ingest *ingest)
 }
 
 /*
+ * check_partitioning makes sure that the partition of an event depends on its time alone.
+ */
+static void
+check_partitioning(Relation events)
+{
+	PartitionKey key = events->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? RelationGetPartitionKey(events) : NULL;
+
+	if (key == NULL || key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
+		key->partattrs[0] != get_attnum(RelationGetRelid(events), "event_time") || key->parttypid[0] != TIMESTAMPTZOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s.events\" is not partitioned by range of event_time", PA_SCHEMA)));
+}
+
+/*
  * ingest_batch is the work of a run.  The lock on events keeps its partitions where they are.
  */
 static void
@@ -497,9 +558,9 @@ ingest_batch(void *argument)
 	Ingest	   *ingest = argument;
 	Oid			events = pa_table("events");
 
-	ingest->context = CurrentMemoryContext;
 	ingest->now = GetCurrentTimestamp();
 	ingest->events = table_open(events, RowExclusiveLock);
+	check_partitioning(ingest->events);
 	ingest->users = pa_table("users");
 	ingest->staging = pa_table("staging_events");
 	ingest->expected = expected_rows(ingest);
@@ -556,7 +617,7 @@ success_details(Ingest *ingest)
 					 ", \"deferred\": " INT64_FORMAT ", \"warned\": " INT64_FORMAT ", \"batches\": " INT64_FORMAT
 					 ", \"partitions_created\": %d",
 					 counts->inserted, counts->duplicates, counts->quarantined, counts->deferred, counts->warned,
-					 counts->chunks, ingest->partitions);
+					 counts->chunks, ingest->partitions_made);
 	add_reasons(&text, counts);
 	if (counts->taken > 0)
 		appendStringInfo(&text, ", \"rows_per_second\": %.0f", (counts->taken - counts->deferred) / seconds);

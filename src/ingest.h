@@ -12,6 +12,7 @@
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 #include "partition.h"
+#include "partitioning/partdefs.h"
 #include "utils/tuplestore.h"
 #include "validation_event.h"
 
@@ -92,9 +93,9 @@ typedef struct IngestCounts
 typedef struct Ingest
 {
 	int32		batch_size;
-	MemoryContext context;		/* of the run */
 	TimestampTz now;
 	Relation	events;
+	PartitionDesc partitions;	/* of events, as they were when the chunk at hand was begun */
 	Oid			users;
 	Oid			staging;
 	int64		expected;		/* rows that the run will find, roughly */
@@ -103,7 +104,7 @@ typedef struct Ingest
 	TimestampTz expiry;			/* what happened before is older than the retention */
 	int64		window;			/* the dedupe window, in microseconds */
 	int64		job_id;
-	int			partitions;		/* made for the batch */
+	int			partitions_made;	/* for the batch */
 	IngestCounts counts;
 	Tuplestorestate *homeless;	/* rows whose partition is missing */
 } Ingest;

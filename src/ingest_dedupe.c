@@ -19,7 +19,9 @@
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "common/int.h"
 #include "common/pg_prng.h"
 #include "compat.h"
 #include "ingest.h"
@@ -34,6 +36,9 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+
+/* On event_id, and on event_time from and to. */
+#define NUMBER_KEYS 3
 
 /* A table that may hold events with the numbers of a chunk. */
 typedef struct Probe
@@ -71,6 +76,17 @@ typedef enum Finding
 } Finding;
 
 /*
+ * has_types tells whether an index is on a bigint and a timestamptz.
+ */
+static bool
+has_types(Relation index)
+{
+	TupleDesc	descriptor = RelationGetDescr(index);
+
+	return TupleDescAttr(descriptor, 0)->atttypid == INT8OID && TupleDescAttr(descriptor, 1)->atttypid == TIMESTAMPTZOID;
+}
+
+/*
  * number_index opens the index on event_id and event_time of a table of events.
  */
 static Relation
@@ -85,7 +101,7 @@ number_index(Relation table)
 		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
 		Form_pg_index form = index->rd_index;
 
-		if (index->rd_rel->relam == BTREE_AM_OID && form->indisvalid && form->indisunique && form->indnkeyatts == 2 &&
+		if (index->rd_rel->relam == BTREE_AM_OID && form->indisvalid && form->indisunique && form->indnkeyatts == 2 && has_types(index) &&
 			form->indkey.values[0] == id_column && form->indkey.values[1] == time_column &&
 			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
 			return index;
@@ -132,7 +148,7 @@ open_probe(Search *search, Oid relation)
 	probe->time_column = get_attnum(relation, "event_time");
 	if (edge_number(search, probe, ForwardScanDirection, &probe->lowest) &&
 		edge_number(search, probe, BackwardScanDirection, &probe->highest))
-		probe->scan = pa_index_beginscan(probe->table, probe->index, search->snapshot, 1);
+		probe->scan = pa_index_beginscan(probe->table, probe->index, search->snapshot, NUMBER_KEYS);
 
 	return probe;
 }
@@ -183,6 +199,25 @@ worse(Finding a, Finding b)
 }
 
 /*
+ * earliest and latest are the edges of the dedupe window around an instant.
+ */
+static TimestampTz
+earliest(Ingest *ingest, TimestampTz event_time)
+{
+	int64		result;
+
+	return pg_sub_s64_overflow(event_time, ingest->window, &result) ? DT_NOBEGIN : result;
+}
+
+static TimestampTz
+latest(Ingest *ingest, TimestampTz event_time)
+{
+	int64		result;
+
+	return pg_add_s64_overflow(event_time, ingest->window, &result) ? DT_NOEND : result;
+}
+
+/*
  * compare_times says what an event with the same number at another time is to a row.
  */
 static Finding
@@ -195,19 +230,33 @@ compare_times(Ingest *ingest, TimestampTz event_time, TimestampTz other)
 }
 
 /*
+ * look_up positions a probe before the events with a number whose times are within the window.
+ */
+static void
+look_up(Search *search, Probe *probe, int64 event_id, TimestampTz event_time)
+{
+	TimestampTz from = earliest(search->ingest, event_time);
+	TimestampTz to = latest(search->ingest, event_time);
+	ScanKeyData keys[NUMBER_KEYS];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(event_id));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
+	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE, TimestampTzGetDatum(to));
+	index_rescan(probe->scan, keys, NUMBER_KEYS, NULL, 0);
+}
+
+/*
  * probe_table looks for an event in a table.
  */
 static Finding
 probe_table(Search *search, Probe *probe, int64 event_id, TimestampTz event_time)
 {
 	Finding		finding = FOUND_NOTHING;
-	ScanKeyData key;
 
 	if (probe->scan == NULL || event_id < probe->lowest || event_id > probe->highest)
 		return FOUND_NOTHING;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(event_id));
-	index_rescan(probe->scan, &key, 1, NULL, 0);
+	look_up(search, probe, event_id, event_time);
 	while (finding != FOUND_SAME && index_getnext_slot(probe->scan, ForwardScanDirection, probe->slot))
 	{
 		bool		isnull;
@@ -261,8 +310,8 @@ find_event(Search *search, int64 event_id, TimestampTz event_time)
 	if (search->partitions->nparts == 0)
 		return FOUND_NOTHING;
 
-	last = slot_of(search, event_time + search->ingest->window);
-	for (int slot = slot_of(search, event_time - search->ingest->window); slot <= last; slot++)
+	last = slot_of(search, latest(search->ingest, event_time));
+	for (int slot = slot_of(search, earliest(search->ingest, event_time)); slot <= last; slot++)
 		if (bounds->indexes[slot + 1] >= 0)
 			finding = worse(finding, probe_partition(search, bounds->indexes[slot + 1], event_id, event_time));
 	if (partition_bound_has_default(bounds))
@@ -441,7 +490,7 @@ start_search(Search *search, Ingest *ingest)
 	CommandCounterIncrement();
 	search->ingest = ingest;
 	search->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	search->partitions = RelationGetPartitionDesc(ingest->events, true);
+	search->partitions = ingest->partitions;
 	search->probes = palloc0(sizeof(List *) * (search->partitions->nparts + 1));
 	search->is_open = palloc0(sizeof(bool) * (search->partitions->nparts + 1));
 }

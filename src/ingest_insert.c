@@ -22,6 +22,7 @@
 #include "partitioning/partdesc.h"
 #include "query.h"
 #include "tcop/tcopprot.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -111,23 +112,21 @@ add_to_batch(Batch *batch, StagedRow *row)
 }
 
 /*
- * query_batch runs a query over the relation, and returns how many rows it processed.  SPI allocates its list
- * of relations, which it keeps, in the context at hand.
+ * query_batch runs a query over the relation, and returns how many rows it processed.  A connection of its
+ * own to SPI forgets the relation even after an error.
  */
 static int64
-query_batch(Ingest *ingest, Batch *batch, const char *query, PaParameters *parameters)
+query_batch(Batch *batch, const char *query, PaParameters *parameters)
 {
 	int64		processed = 0;
 
 	if (batch->relation.md.enrtuples > 0)
 	{
-		MemoryContext chunk_context = MemoryContextSwitchTo(ingest->context);
-
+		SPI_connect();
 		if (SPI_register_relation(&batch->relation) != SPI_OK_REL_REGISTER)
 			elog(ERROR, "could not register the batch");
-		MemoryContextSwitchTo(chunk_context);
 		processed = pa_query(query, parameters, SPI_OK_INSERT);
-		SPI_unregister_relation("batch");
+		SPI_finish();
 	}
 	tuplestore_end(batch->store);
 
@@ -165,7 +164,7 @@ pa_quarantine_rows(Ingest *ingest, Chunk *chunk)
 		count_reasons(ingest, &chunk->rows[i]);
 	}
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(ingest->job_id));
-	(void) query_batch(ingest, &batch, "INSERT INTO prod_analytics.quarantined_events (" STAGED_COLUMN_NAMES ", reasons, job_id)"
+	(void) query_batch(&batch, "INSERT INTO prod_analytics.quarantined_events (" STAGED_COLUMN_NAMES ", reasons, job_id)"
 					   " SELECT " STAGED_COLUMN_NAMES ", reasons, $1 FROM batch", &parameters);
 	MemoryContextSwitchTo(caller_context);
 }
@@ -188,7 +187,7 @@ pa_put_back_rows(Ingest *ingest, Chunk *chunk)
 		chunk->rows[i].fate = ROW_LATER;
 	}
 	ingest->counts.deferred +=
-		query_batch(ingest, &batch, "INSERT INTO prod_analytics.staging_events (" STAGED_COLUMN_NAMES ")"
+		query_batch(&batch, "INSERT INTO prod_analytics.staging_events (" STAGED_COLUMN_NAMES ")"
 					" SELECT " STAGED_COLUMN_NAMES " FROM batch", NULL);
 	MemoryContextSwitchTo(caller_context);
 }
@@ -240,41 +239,68 @@ leave_out_user_key(QueryDesc *query, Oid users)
 }
 
 /*
- * plan_insertion plans the INSERT.
+ * plan_insertion plans the INSERT: one statement, unless rules make it others, or none.
  */
-static PlannedStmt *
+static List *
 plan_insertion(const char *sql, QueryEnvironment *environment)
 {
 	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
 	List	   *rewritten = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, environment);
 
-	return linitial_node(PlannedStmt, pg_plan_queries(rewritten, sql, CURSOR_OPT_PARALLEL_OK, NULL));
+	return pg_plan_queries(rewritten, sql, CURSOR_OPT_PARALLEL_OK, NULL);
 }
 
 /*
- * run_insertion runs the INSERT and returns how many rows went in.
+ * run_statement runs a statement and returns how many rows it processed.
+ */
+static int64
+run_statement(Insertion *insertion, PlannedStmt *plan, const char *sql, QueryEnvironment *environment)
+{
+	QueryDesc  *query;
+	int64		processed;
+
+	if (plan->commandType == CMD_UTILITY)
+	{
+		/* the NOTIFY of a rule */
+		ProcessUtility(plan, sql, false, PROCESS_UTILITY_QUERY, NULL, environment, None_Receiver, NULL);
+		return 0;
+	}
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	query = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, environment, 0);
+	ExecutorStart(query, 0);
+	if (insertion->is_direct)
+		leave_out_user_key(query, insertion->ingest->users);
+	pa_executor_run(query, 0);
+	processed = query->estate->es_processed;
+	ExecutorFinish(query);
+	ExecutorEnd(query);
+	FreeQueryDesc(query);
+	PopActiveSnapshot();
+
+	return processed;
+}
+
+/*
+ * run_insertion runs the INSERT, and what rules add to it, and returns how many rows went in.
  */
 static int64
 run_insertion(Insertion *insertion, const char *sql, Batch *batch)
 {
 	QueryEnvironment *environment = create_queryEnv();
-	QueryDesc  *query;
-	int64		inserted;
+	int64		inserted = 0;
+	ListCell   *cell;
 
 	register_ENR(environment, &batch->relation);
-	CommandCounterIncrement();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	query = CreateQueryDesc(plan_insertion(sql, environment), sql, GetActiveSnapshot(), InvalidSnapshot,
-							None_Receiver, NULL, environment, 0);
-	ExecutorStart(query, 0);
-	if (insertion->is_direct)
-		leave_out_user_key(query, insertion->ingest->users);
-	pa_executor_run(query, 0);
-	inserted = query->estate->es_processed;
-	ExecutorFinish(query);
-	ExecutorEnd(query);
-	FreeQueryDesc(query);
-	PopActiveSnapshot();
+	foreach(cell, plan_insertion(sql, environment))
+	{
+		PlannedStmt *plan = lfirst_node(PlannedStmt, cell);
+		int64		processed = run_statement(insertion, plan, sql, environment);
+
+		if (plan->canSetTag)
+			inserted = processed;
+	}
 
 	return inserted;
 }
@@ -386,7 +412,7 @@ Oid
 pa_leaf_of(Ingest *ingest, TimestampTz event_time)
 {
 	PartitionKey key = RelationGetPartitionKey(ingest->events);
-	PartitionDesc partitions = RelationGetPartitionDesc(ingest->events, true);
+	PartitionDesc partitions = ingest->partitions;
 	Datum		value = TimestampTzGetDatum(event_time);
 	bool		is_equal;
 	int			index;
@@ -400,17 +426,31 @@ pa_leaf_of(Ingest *ingest, TimestampTz event_time)
 }
 
 /*
- * must_use_parent tells whether something of events concerns whole statements, or is asked of rows that come
- * through it, so that it must not be passed by.
+ * must_be_named tells whether something of a table concerns whole statements, or is asked only of rows that
+ * are inserted by the table's own name: it must be passed by if, and only if, users of events would.
  */
 static bool
-must_use_parent(Relation events)
+must_be_named(Relation table)
 {
-	TriggerDesc *triggers = events->trigdesc;
+	TriggerDesc *triggers = table->trigdesc;
 
-	return events->rd_rules || events->rd_rel->relforcerowsecurity ||
+	return table->rd_rules || table->rd_rel->relforcerowsecurity ||
 		(triggers && (triggers->trig_insert_before_statement || triggers->trig_insert_after_statement ||
 					  triggers->trig_insert_new_table));
+}
+
+/*
+ * can_insert_into tells whether inserting into a partition does what inserting into events would do.
+ */
+static bool
+can_insert_into(Oid leaf)
+{
+	Relation	table = table_open(leaf, AccessShareLock);
+	bool		result = table->rd_rel->relkind == RELKIND_RELATION && !must_be_named(table);
+
+	table_close(table, NoLock);
+
+	return result;
 }
 
 /*
@@ -436,7 +476,7 @@ insert_into(Ingest *ingest, StagedRow **rows, int count, bool use_parent)
 {
 	Insertion	insertion = {ingest, RelationGetRelid(ingest->events), false, count, rows};
 
-	if (!use_parent && OidIsValid(rows[0]->leaf) && get_rel_relkind(rows[0]->leaf) == RELKIND_RELATION)
+	if (!use_parent && OidIsValid(rows[0]->leaf) && can_insert_into(rows[0]->leaf))
 	{
 		insertion.is_direct = true;
 		insertion.relation = rows[0]->leaf;
@@ -452,7 +492,7 @@ pa_insert_rows(Ingest *ingest, Chunk *chunk)
 {
 	MemoryContext caller_context = MemoryContextSwitchTo(chunk->context);
 	StagedRow **rows = palloc(sizeof(StagedRow *) * (chunk->count + 1));
-	bool		use_parent = must_use_parent(ingest->events);
+	bool		use_parent = must_be_named(ingest->events);
 	int			count = 0;
 	int			first = 0;
 

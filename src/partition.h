@@ -91,6 +91,7 @@ extern Oid	pa_default_partition(PaPolicy *policy);
 
 /* partition_lock.c */
 extern void pa_lock_partitioning(PaPolicy *policy);
+extern void pa_lock_partitioning_soon(PaPolicy *policy);
 extern void pa_lock_to_attach(PaPolicy *policy);
 extern void pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables);
 extern int	pa_limit_waiting(void);

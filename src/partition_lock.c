@@ -200,8 +200,17 @@ lock_within_budget(List *requests)
 		waited_for = attempt.current->relation;
 	}
 
-	locked_by = GetTopTransactionId();
 	AtEOXact_GUC(true, guc_level);
+}
+
+/*
+ * lock_strongly takes locks that keep others out.
+ */
+static void
+lock_strongly(List *requests)
+{
+	lock_within_budget(requests);
+	locked_by = GetTopTransactionId();
 }
 
 /*
@@ -267,6 +276,16 @@ pa_lock_partitioning(PaPolicy *policy)
 }
 
 /*
+ * pa_lock_partitioning_soon does so, but raises an error rather than to wait long.  It is for a transaction
+ * that has done much already, and holds locks that the one that it waits for may want.
+ */
+void
+pa_lock_partitioning_soon(PaPolicy *policy)
+{
+	lock_within_budget(add_request(NIL, policy->parent, ShareUpdateExclusiveLock));
+}
+
+/*
  * pa_lock_to_attach takes the locks that ATTACH PARTITION needs, all at once.
  */
 void
@@ -274,8 +293,8 @@ pa_lock_to_attach(PaPolicy *policy)
 {
 	List	   *requests = add_request(NIL, pa_default_partition(policy), AccessExclusiveLock);
 
-	lock_within_budget(add_neighbours(requests, list_make1_oid(policy->parent),
-									  ShareRowExclusiveLock, ShareRowExclusiveLock));
+	lock_strongly(add_neighbours(requests, list_make1_oid(policy->parent),
+								 ShareRowExclusiveLock, ShareRowExclusiveLock));
 }
 
 /*
@@ -301,7 +320,7 @@ pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables)
 		tables = list_concat(tables, tree);
 	}
 
-	lock_within_budget(add_neighbours(requests, tables, referenced, AccessExclusiveLock));
+	lock_strongly(add_neighbours(requests, tables, referenced, AccessExclusiveLock));
 }
 
 /*
@@ -310,5 +329,5 @@ pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables)
 void
 pa_lock_to_alter(Oid partition)
 {
-	lock_within_budget(add_request(NIL, partition, AccessExclusiveLock));
+	lock_strongly(add_request(NIL, partition, AccessExclusiveLock));
 }

@@ -7,6 +7,7 @@
 #include "prod_analytics.h"
 
 #include "query.h"
+#include "utils/memutils.h"
 
 /*
  * pa_add_parameter appends a parameter that is not NULL.
@@ -25,10 +26,13 @@ pa_add_parameter(PaParameters *parameters, Oid type, Datum value)
 /*
  * pa_query runs one or more statements and returns how many rows the last one processed.
  * "expected" is the SPI result code of a success; "parameters" may be NULL.
+ *
+ * SPI would leave us in a memory context that lives as long as the connection.
  */
 uint64
 pa_query(const char *sql, PaParameters *parameters, int expected)
 {
+	MemoryContext caller_context = CurrentMemoryContext;
 	int			code;
 
 	if (parameters == NULL)
@@ -36,6 +40,7 @@ pa_query(const char *sql, PaParameters *parameters, int expected)
 	else
 		code = SPI_execute_with_args(sql, parameters->count, parameters->types,
 									 parameters->values, parameters->nulls, false, 0);
+	MemoryContextSwitchTo(caller_context);
 
 	if (code != expected)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(code), sql);
@@ -50,6 +55,7 @@ pa_query(const char *sql, PaParameters *parameters, int expected)
 uint64
 pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
 {
+	MemoryContext caller_context = CurrentMemoryContext;
 	SPIExecuteOptions options = {0};
 	int			code;
 
@@ -66,6 +72,7 @@ pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
 	}
 
 	code = SPI_execute_extended(sql, &options);
+	MemoryContextSwitchTo(caller_context);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(code), sql);
 

@@ -347,6 +347,136 @@ INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, rec
 SELECT ingest() - 'context';
 ROLLBACK;
 
+-- Rules of the user on events are obeyed.
+BEGIN;
+CREATE TABLE added (event_id bigint);
+CREATE RULE also AS ON INSERT TO prod_analytics.events DO ALSO INSERT INTO public.added VALUES (NEW.event_id);
+CREATE RULE tell AS ON INSERT TO prod_analytics.events DO ALSO NOTIFY new_events;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES (810001, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT * FROM added;
+CREATE RULE nothing AS ON INSERT TO prod_analytics.events DO INSTEAD NOTHING;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES (810002, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest();
+ROLLBACK;
+-- Those of a partition, and its statement triggers, are not, as for anybody who inserts into events.
+BEGIN;
+CREATE RULE nothing AS ON INSERT TO prod_analytics.events_p20260301 DO INSTEAD NOTHING;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON prod_analytics.events_p20260401 FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+ALTER TABLE prod_analytics.events_p20260501 ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT 810002 + n, 'x', timestamptz '2026-03-20' + n * interval '1 month', '2026-05-20' FROM generate_series(0, 2) n;
+SELECT ingest();
+ROLLBACK;
+-- Partitions that are partitioned themselves, or have other columns in another order.
+BEGIN;
+CREATE TABLE odd (filler text, device_type text, event_date date GENERATED ALWAYS AS ((event_time AT TIME ZONE 'UTC')::date) STORED,
+	received_at timestamptz, gone integer, event_time timestamptz NOT NULL, event_props jsonb, event_type text NOT NULL, org_id bigint,
+	user_id bigint, event_id bigint NOT NULL);
+ALTER TABLE odd DROP COLUMN filler, DROP COLUMN gone;
+ALTER TABLE prod_analytics.events ATTACH PARTITION odd FOR VALUES FROM ('2000-01-01 00:00:00+00') TO ('2000-02-01 00:00:00+00');
+CREATE TABLE nested PARTITION OF prod_analytics.events FOR VALUES FROM ('2000-02-01 00:00:00+00') TO ('2000-03-01 00:00:00+00') PARTITION BY RANGE (event_time);
+CREATE TABLE nested_one PARTITION OF nested FOR VALUES FROM ('2000-02-01 00:00:00+00') TO ('2000-02-15 00:00:00+00');
+ALTER TABLE prod_analytics.events ADD extra text DEFAULT 'added';
+ALTER TABLE prod_analytics.staging_events ADD extra text, ADD more integer DEFAULT 1;
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at) VALUES
+	(810010, 1, 'odd', '{"device": "odd"}', '2000-01-10', '2000-02-20'), (810010, 1, 'odd', '{"device": "odd"}', '2000-01-10', '2000-02-20'),
+	(810010, 1, 'odd', '{"device": "odd"}', '2000-01-11', '2000-02-20'),
+	(810011, 1, 'nested', '{}', '2000-02-10', '2000-02-20'), (810012, 1, 'no partition within', '{}', '2000-02-20', '2000-02-20');
+SELECT ingest();
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at) VALUES
+	(810010, 1, 'odd', '{}', '2000-01-10', '2000-02-20'), (810011, 1, 'nested', '{}', '2000-02-10', '2000-02-20'), (810011, 1, 'nested', '{}', '2000-02-09', '2000-02-20');
+SELECT ingest();
+SELECT tableoid::regclass, event_id, user_id, event_type, device_type, event_date, extra FROM prod_analytics.events WHERE event_id BETWEEN 810010 AND 810012 ORDER BY 2;
+SELECT event_id, reasons->0->>'code' AS code, reasons->0->>'sqlstate' AS sqlstate FROM prod_analytics.quarantined_events ORDER BY quarantine_id;
+ROLLBACK;
+\set VERBOSITY terse
+-- error: a rule on staging, columns of another type, events that are partitioned otherwise or not at all
+BEGIN;
+CREATE RULE nothing AS ON DELETE TO prod_analytics.staging_events DO ALSO NOTIFY deleted;
+SELECT ingest() - 'context';
+DROP RULE nothing ON prod_analytics.staging_events;
+ALTER TABLE prod_analytics.staging_events ALTER event_id TYPE numeric;
+INSERT INTO prod_analytics.staging_events (event_id) VALUES (1);
+SELECT ingest() - 'context';
+ROLLBACK;
+BEGIN;
+DELETE FROM prod_analytics.partition_policies;
+ALTER TABLE prod_analytics.events RENAME TO old_events;
+CREATE TABLE prod_analytics.events (LIKE prod_analytics.old_events);
+SELECT ingest() - 'context';
+DROP TABLE prod_analytics.events;
+CREATE TABLE prod_analytics.events (LIKE prod_analytics.old_events) PARTITION BY LIST (event_type);
+SELECT ingest() - 'context';
+ROLLBACK;
+-- A failure while rows are quarantined leaves them staged.
+BEGIN;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON prod_analytics.quarantined_events FOR EACH ROW EXECUTE FUNCTION refuse();
+INSERT INTO prod_analytics.staging_events (event_id, event_time, received_at) VALUES (810020, '2026-03-20', '2026-03-20');
+SELECT ingest() - 'context';
+SELECT count(*) FROM prod_analytics.staging_events;
+ROLLBACK;
+\set VERBOSITY default
+-- Triggers on staging: a row that one keeps there stays, a statement trigger sees what was taken.
+BEGIN;
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF TG_LEVEL = 'ROW' THEN RETURN CASE WHEN OLD.event_type <> 'keep' THEN OLD END; END IF;
+	-- A run deletes in one or two statements.
+	IF EXISTS (SELECT FROM taken) THEN
+		RAISE NOTICE 'taken: %', (SELECT string_agg(event_type, ', ' ORDER BY event_id) FROM taken);
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER keep BEFORE DELETE ON prod_analytics.staging_events FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE TRIGGER taken AFTER DELETE ON prod_analytics.staging_events REFERENCING OLD TABLE AS taken FOR EACH STATEMENT EXECUTE FUNCTION keep();
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(810030, 'go', '2026-03-20', '2026-03-20'), (810031, 'keep', '2026-03-20', '2026-03-20'), (810032, 'go too', '2026-03-20', '2026-03-20');
+SELECT ingest();
+SELECT event_type FROM prod_analytics.staging_events;
+ROLLBACK;
+\set VERBOSITY terse
+-- In a block that reads events itself; and in a trigger on events, where what needs a new partition has to wait.
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(810040, 'x', '2026-03-20', '2026-03-20'), (810041, 'x', '2001-03-20', '2001-03-20');
+DO $$
+DECLARE
+	e record;
+BEGIN
+	FOR e IN SELECT * FROM prod_analytics.events LOOP
+		RAISE NOTICE '%', (SELECT ingest() - 'warned');
+		EXIT;
+	END LOOP;
+END $$;
+CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', (SELECT public.ingest() - 'warned'); RETURN NULL; END $$;
+CREATE TRIGGER ring AFTER INSERT ON prod_analytics.events FOR EACH ROW WHEN (NEW.event_type = 'ring') EXECUTE FUNCTION ring();
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at) VALUES
+	(810042, 'x', '2026-03-20', '2026-03-20'), (810043, 'x', '2001-07-20', '2001-07-20');
+INSERT INTO prod_analytics.events (event_id, event_type, event_time) VALUES (810044, 'ring', '2026-03-20');
+DROP TRIGGER ring ON prod_analytics.events;
+DROP FUNCTION ring();
+\set VERBOSITY default
+SELECT ingest();
+-- At any isolation level, without triggers, with the limit at its highest.
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SET LOCAL session_replication_role = replica;
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, event_time, received_at) VALUES
+	(810050, 1, 'x', '2026-03-20', '2026-03-20'), (810050, 1, 'x', '2026-03-20', '2026-03-20'), (810051, 999, 'x', '2026-03-20', '2026-03-20'), (810052, 1, 'x', '2001-05-20', '2001-05-20');
+SELECT ingest(2147483647);
+INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, event_time, received_at) VALUES (810050, 1, 'x', '2026-03-20', '2026-03-20');
+SELECT ingest(2147483647);
+ROLLBACK;
+-- One number for everything, and no window: looking it up must not read all events that have it.
+BEGIN;
+SET LOCAL prod_analytics.dedupe_window = '0';
+INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
+SELECT 0, 'zero', timestamptz '2026-03-01' + n * interval '1 second', '2026-04-01' FROM generate_series(1, 150000) n;
+SET LOCAL statement_timeout = '60s';
+SELECT ingest(1000000);
+ROLLBACK;
+
 -- A large batch.
 INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type, payload, event_time, received_at)
 SELECT 100000 + n % 40000, 1 + n % 101, 'bulk', jsonb_build_object('n', n), timestamptz '2026-03-01' + (n % 40000) * interval '1 minute', '2026-03-28'

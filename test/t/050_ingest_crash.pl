@@ -102,7 +102,7 @@ sub start_ingestion
 	$session{handle} = IPC::Run::start(
 		[
 			'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'),
-			'-c', q{SET application_name = 'ingestion'}, map { ('-c', $call) } 1 .. 30
+			'-c', q{SET application_name = 'ingestion'}, map { ('-c', $call) } 1 .. 400
 		],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err});
 	return \%session;
