@@ -15,6 +15,8 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" prod_analyti
 
 OBJS = \
 	src/prod_analytics.o \
+	src/backfill.o \
+	src/backfill_check.o \
 	src/guard.o \
 	src/ingest.o \
 	src/ingest_check.o \
@@ -67,6 +69,7 @@ SQL_PARTS = \
 	sql/parts/ingest.sql \
 	sql/parts/users.sql \
 	sql/parts/redrive.sql \
+	sql/parts/backfill.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -74,7 +77,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive metrics \
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
 	validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once ingest_partitions ensure_concurrently partition_locks event_schemas

@@ -18,10 +18,10 @@
 #include "utils/timestamp.h"
 
 /*
- * set_for_now changes a setting until the GUC nest level ends.
+ * pa_set_for_now changes a setting until the GUC nest level ends.
  */
-static void
-set_for_now(const char *name, const char *value)
+void
+pa_set_for_now(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -46,7 +46,7 @@ pa_guard_enter(PaGuard *guard, Oid owner)
 						   guard->security_context | SECURITY_LOCAL_USERID_CHANGE | restriction);
 
 	guard->guc_level = NewGUCNestLevel();
-	set_for_now("search_path", "pg_catalog, pg_temp");
+	pa_set_for_now("search_path", "pg_catalog, pg_temp");
 }
 
 /*
@@ -67,9 +67,9 @@ pa_utc_enter(void)
 {
 	int			guc_level = NewGUCNestLevel();
 
-	set_for_now("datestyle", "ISO, YMD");
-	set_for_now("intervalstyle", "postgres");
-	set_for_now("timezone", "UTC");
+	pa_set_for_now("datestyle", "ISO, YMD");
+	pa_set_for_now("intervalstyle", "postgres");
+	pa_set_for_now("timezone", "UTC");
 
 	return guc_level;
 }

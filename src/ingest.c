@@ -242,7 +242,7 @@ show_progress(Ingest *ingest)
 {
 	IngestCounts *counts = &ingest->counts;
 
-	pa_job_progress(ingest->staging, counts->inserted + counts->duplicates + counts->quarantined, ingest->expected);
+	pa_job_progress(ingest->staging, 0, counts->inserted + counts->duplicates + counts->quarantined, ingest->expected);
 }
 
 /*

@@ -184,22 +184,24 @@ pa_job_skip(const char *job_name)
 	return pa_job_end(pa_job_start(job_name), PA_JOB_SKIPPED, 0, details);
 }
 
-/* Where the view job_progress looks: what COPY uses for its tuples, and two that no command uses. */
+/* Where the view job_progress looks: what COPY uses for its tuples, and three that no command uses. */
 #define PROGRESS_DONE PROGRESS_COPY_TUPLES_PROCESSED
+#define PROGRESS_COLUMN 8
 #define PROGRESS_EXPECTED 9
 #define PROGRESS_OURS 10
 
 /*
- * pa_job_progress shows in job_progress how many rows of a table a run has dealt with, of about how many.
+ * pa_job_progress shows in job_progress how many rows of a table a run has dealt with, of about how many;
+ * "column" is the one that it fills, or 0.
  *
  * The server's own facility has no place for extensions.  We appear as a COPY, which none of our runs is at
  * the same time; a subtransaction that fails ends the display, and the next call begins it anew.
  */
 void
-pa_job_progress(Oid table, int64 done, int64 expected)
+pa_job_progress(Oid table, AttrNumber column, int64 done, int64 expected)
 {
-	const int	places[] = {PROGRESS_DONE, PROGRESS_EXPECTED, PROGRESS_OURS};
-	const int64 values[] = {done, expected, 1};
+	const int	places[] = {PROGRESS_DONE, PROGRESS_COLUMN, PROGRESS_EXPECTED, PROGRESS_OURS};
+	const int64 values[] = {done, column, expected, 1};
 
 	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, table);
 	pgstat_progress_update_multi_param(lengthof(places), places, values);

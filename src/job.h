@@ -5,6 +5,7 @@
 #ifndef PA_JOB_H
 #define PA_JOB_H
 
+#include "access/attnum.h"
 #include "utils/elog.h"
 
 /* What etl_jobs.status holds. */
@@ -17,7 +18,7 @@ extern int64 pa_job_start(const char *job_name);
 extern Datum pa_job_end(int64 job_id, const char *status, int64 rows, Datum details);
 extern Datum pa_job_skip(const char *job_name);
 extern Datum pa_job_fail(int64 job_id, const char *job_name, ErrorData *error);
-extern void pa_job_progress(Oid table, int64 done, int64 expected);
+extern void pa_job_progress(Oid table, AttrNumber column, int64 done, int64 expected);
 extern void pa_job_progress_end(void);
 
 #endif							/* PA_JOB_H */

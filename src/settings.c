@@ -37,6 +37,7 @@ char	   *pa_max_event_lead = NULL;
 char	   *pa_dedupe_window = NULL;
 int			pa_lock_timeout = 200;
 int			pa_lock_retries = 20;
+int			pa_backfill_pause_ms = 10;
 
 /* Read by SQL only (the install script), with current_setting(). */
 static int	create_tables = CREATE_TABLES_AUTO;
@@ -160,12 +161,20 @@ pa_settings_init(void)
 							GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("prod_analytics.lock_retries",
-							"How often changing partitions tries again to get a lock.",
+							"How often changing partitions tries again to get a lock, and filling a column to get locked rows.",
 							NULL,
 							&pa_lock_retries,
 							20, 0, 10000,
 							PGC_USERSET,
 							0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("prod_analytics.backfill_pause",
+							"How long filling a column rests between batches.",
+							NULL,
+							&pa_backfill_pause_ms,
+							10, 0, 60000,
+							PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("prod_analytics");
 }

@@ -15,5 +15,6 @@ extern int64 pa_span_microseconds(const char *setting);
 /* How long a lock on a table is waited for, in milliseconds, and how often again. */
 extern int	pa_lock_timeout;
 extern int	pa_lock_retries;
+extern int	pa_backfill_pause_ms;
 
 #endif							/* PA_SETTINGS_H */

@@ -45,6 +45,7 @@ BEGIN
 		GRANT SELECT ON TABLES TO analytics_reader, analytics_operator;
 
 	GRANT EXECUTE ON ROUTINE
+		prod_analytics.backfill_column(regclass, name, text, integer),
 		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
 		prod_analytics.ensure_partitions(regclass, timestamptz),
 		prod_analytics.ensure_partitions_between(regclass, timestamptz, timestamptz),
@@ -77,6 +78,21 @@ BEGIN
 	-- A procedure that commits cannot act as its owner; its steps can.
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.analyze_partitions(regclass),
+		prod_analytics.backfill_begin(regclass, name, text, integer),
+		prod_analytics.backfill_add(jsonb, jsonb),
+		prod_analytics.backfill_count(jsonb, jsonb, bigint, bigint),
+		prod_analytics.backfill_describe(jsonb, jsonb),
+		prod_analytics.backfill_done(jsonb),
+		prod_analytics.backfill_failure(jsonb, jsonb, jsonb),
+		prod_analytics.backfill_key(jsonb),
+		prod_analytics.backfill_leaf(regclass, oid),
+		prod_analytics.backfill_must_wait(text),
+		prod_analytics.backfill_next(regclass, name, integer, jsonb),
+		prod_analytics.backfill_pause(boolean),
+		prod_analytics.backfill_progress(regclass, name, bigint, bigint),
+		prod_analytics.backfill_range(regclass, oid, name, text[], text[], integer),
+		prod_analytics.backfill_resume(text, bigint, jsonb),
+		prod_analytics.backfill_rows(regclass, oid, name, text, tid[]),
 		prod_analytics.check_next_partition(regclass),
 		prod_analytics.count_step(jsonb, jsonb),
 		prod_analytics.drop_next_partition(regclass, timestamptz),

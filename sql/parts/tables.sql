@@ -242,6 +242,9 @@ BEGIN
 				CASE p.relid
 					WHEN to_regclass('prod_analytics.staging_events') THEN 'ingest_events'
 					WHEN to_regclass('prod_analytics.staging_users') THEN 'upsert_users'
+					ELSE (SELECT format('backfill_column %I.%I.%I', n.nspname, c.relname, a.attname)
+						FROM pg_class c, pg_namespace n, pg_attribute a
+						WHERE c.oid = p.relid AND n.oid = c.relnamespace AND a.attrelid = c.oid AND a.attnum = p.param9)
 				END AS job_name,
 				p.param3 AS rows_done, p.param10 AS rows_expected
 			FROM pg_stat_get_progress_info('COPY') p (pid, datid, relid, param1, param2, param3, param4, param5,
