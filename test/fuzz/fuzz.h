@@ -56,7 +56,7 @@ typedef struct FuzzCounts
 	int64		matching;
 	int64		not_matching;
 	int64		errors;			/* raised while a document was looked at */
-	int64		given_up;		/* nested too deeply */
+	int64		given_up;		/* nested too deeply, or exponential */
 } FuzzCounts;
 
 extern FuzzCounts pa_fuzz_counts;

@@ -24,7 +24,7 @@ PG_MODULE_MAGIC;
 PG_FUNCTION_INFO_V1(pa_fuzz_run);
 PG_FUNCTION_INFO_V1(pa_fuzz_replay);
 
-/* An execution that takes longer is cancelled, and has failed.  (What the machine does besides does not count.) */
+/* An execution that takes longer is cancelled.  (What the machine does besides does not count.) */
 #define CPU_SECONDS 2
 
 /* One that takes longer hangs. */
@@ -55,7 +55,8 @@ static MemoryContext execution_context;
 /* ---- time -------------------------------------------------------------------------------------- */
 
 /*
- * out_of_cpu_time is called each second, and cancels an execution that takes too long.
+ * out_of_cpu_time is called each second, and cancels an execution that takes too long.  check.c knows whether
+ * it may.
  */
 static void
 out_of_cpu_time(void)
@@ -186,13 +187,15 @@ static void
 report_failure(const char *failure, const char *data, size_t size, uint32 choice)
 {
 	char	   *text;
+	char	   *again;
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "failure", ALLOCSET_DEFAULT_SIZES));
 	fprintf(stderr, "== failure: %s\n== input: %.*s\n", failure, (int) size, data);
 	text = pnstrdup(data, size);
 	while (shrink_once(&text, choice))
 		 /* again */ ;
-	fprintf(stderr, "== the smallest input that fails: %s\n== failure: %s\n", text, examine(text, strlen(text), choice));
+	again = examine(text, strlen(text), choice);
+	fprintf(stderr, "== the smallest input that fails: %s\n== failure: %s\n", text, again ? again : "not again");
 	abort();
 }
 
@@ -300,7 +303,7 @@ pa_fuzz_run(PG_FUNCTION_ARGS)
 
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf(
 		INT64_FORMAT " matched, " INT64_FORMAT " did not, " INT64_FORMAT " raised an error, " INT64_FORMAT
-		" were nested too deeply; " INT64_FORMAT " inputs skipped; " INT64_FORMAT " bytes more in use\n== %s",
+		" were given up; " INT64_FORMAT " inputs skipped; " INT64_FORMAT " bytes more in use\n== %s",
 		pa_fuzz_counts.matching, pa_fuzz_counts.not_matching, pa_fuzz_counts.errors, pa_fuzz_counts.given_up,
 		pa_fuzz_counts.skipped, drift, summary())));
 }
