@@ -352,6 +352,53 @@ check_absent(Walk *walk, PaSchema *schema, const Place *place, const PaMember *m
 }
 
 /*
+ * length_of_next is the length of the element that a cursor reads next.
+ */
+static inline uint32
+length_of_next(const PaCursor *cursor)
+{
+	JEntry		entry = cursor->container->children[cursor->index];
+
+	return JBE_HAS_OFF(entry) ? JBE_OFFLENFLD(entry) - cursor->offset : JBE_OFFLENFLD(entry);
+}
+
+/*
+ * next_name reads the next key; false at the end.
+ */
+static inline bool
+next_name(PaCursor *keys, PaName *name)
+{
+	if (keys->index >= keys->end)
+		return false;
+
+	name->text = keys->base + keys->offset;
+	name->length = length_of_next(keys);
+	keys->offset += name->length;
+	keys->index++;
+
+	return true;
+}
+
+/*
+ * skip passes an element by.
+ */
+static inline void
+skip(PaCursor *cursor)
+{
+	cursor->offset += length_of_next(cursor);
+	cursor->index++;
+}
+
+/*
+ * compare_names is pa_compare_names where every call counts.
+ */
+static inline int
+compare_names(PaName a, PaName b)
+{
+	return a.length != b.length ? a.length - b.length : memcmp(a.text, b.text, a.length);
+}
+
+/*
  * check_each goes through the properties of an object and the members of the schema side by side: both
  * are in the same order.
  */
@@ -364,30 +411,32 @@ check_each(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluate
 	bool		valid = true;
 	PaCursor	keys;
 	PaCursor	values;
-	JsonbValue	key;
+	PaName		name;
 	JsonbValue	value;
 
 	pa_read_keys(&keys, place->value->val.binary.data);
 	pa_read_values(&values, place->value->val.binary.data);
-	for (int i = 0; (all || member < last) && pa_next(&keys, &key); i++)
+	for (int i = 0; (all || member < last) && next_name(&keys, &name); i++)
 	{
-		PaName		name = {key.val.string.val, key.val.string.len};
 		int			order = -1;
-		bool		matched = false;
+		PaSchema   *own = NULL;
+		bool		matched;
 
 		CHECK_FOR_INTERRUPTS();
-		(void) pa_next(&values, &value);
-		while (member < last && (order = pa_compare_names(name, member->name)) > 0)
+		while (member < last && (order = compare_names(name, member->name)) > 0)
 			MUST(check_absent(walk, schema, place, member++));
 		if (member < last && order == 0)
+			own = (member++)->schema;
+		if (own == NULL && !all)
 		{
-			if (member->schema)
-			{
-				matched = true;
-				MUST(apply_inside(walk, member->schema, place, name, 0, &value));
-			}
-			member++;
+			skip(&values);
+			continue;
 		}
+
+		(void) pa_next(&values, &value);
+		matched = (own != NULL);
+		if (own)
+			MUST(apply_inside(walk, own, place, name, 0, &value));
 		if (all)
 			MUST(check_property(walk, schema, place, name, &value, &matched));
 		if (matched)
@@ -584,8 +633,12 @@ apply(Walk *walk, PaSchema *schema, const Place *place, Evaluated *evaluated)
 	if (schema->is_false)
 		return FAIL("false", psprintf("%s is not allowed here", pa_describe_value(place->value)));
 
-	check_stack_depth();
-	CHECK_FOR_INTERRUPTS();
+	/* Others lead no deeper. */
+	if (schema->asks & (PA_ASKS_HERE | PA_ASKS_OBJECT | PA_ASKS_ARRAY))
+	{
+		check_stack_depth();
+		CHECK_FOR_INTERRUPTS();
+	}
 
 	return (schema->asks & PA_ASKS_HERE) ? apply_here(walk, schema, place, evaluated) :
 		check_value(walk, schema, place, evaluated);

@@ -20,6 +20,7 @@ note("INGEST_CRASH_SEED=$seed");
 srand $seed;
 
 my $node = PostgreSQL::Test::Cluster->new('ingest_crash');
+my $directory = PostgreSQL::Test::Utils::tempdir();
 
 # Of each 100 rows some have no event_type, an unknown user, a payload that violates the schema, a time
 # out of range, the number and time of row 50, the number of row 51 at another time, no number, a time
@@ -92,18 +93,16 @@ sub ingest_batch
 	return;
 }
 
-# A session that ingests: one batch with all that is staged, or many small ones.
+# A session that ingests until it is killed: one batch with all that is staged, or small ones.
 sub start_ingestion
 {
 	my ($size) = @_;
 	my %session = (out => '', err => '');
-	my $call = "SELECT prod_analytics.etl_ingest_events($size)";
+	my $script = "$directory/ingest_$size.sql";
 
+	append_to_file($script, "SELECT prod_analytics.etl_ingest_events($size);\n") if !-f $script;
 	$session{handle} = IPC::Run::start(
-		[
-			'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'),
-			'-c', q{SET application_name = 'ingestion'}, map { ('-c', $call) } 1 .. 400
-		],
+		[ 'pgbench', '-n', '-t', 1_000_000, '-f', $script, $node->connstr('postgres') . ' application_name=ingestion' ],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err});
 	return \%session;
 }
@@ -178,7 +177,7 @@ foreach my $round (1 .. CRASHES)
 {
 	ingest_batch() if $round % 2;
 
-	my $session = start_ingestion($round % 3 == 1 ? 50 + int rand 200 : 1_000_000);
+	my $session = start_ingestion($round % 3 == 1 ? 10 + int rand 60 : 1_000_000);
 	my $pid = ingesting_backend();
 	my $delay = rand 0.8;
 
@@ -188,14 +187,13 @@ foreach my $round (1 .. CRASHES)
 	my $how = crash($round, $pid);
 
 	$session->{handle}->finish;
-	$crashes{running}++ if $session->{err} ne '';
 	$crashes{$how}++;
 	$node->stop('immediate', fail_ok => 1) if $how eq 'backend killed';
 	$node->start;
 	check_rows(sprintf 'round %d, %s after %.3f s', $round, $how, $delay);
 }
 note(join ', ', map { "$_: $crashes{$_}" } sort keys %crashes);
-cmp_ok($crashes{running}, '>=', CRASHES / 2, 'many a time the ingestion was cut off');
+cmp_ok(psql('SELECT count(*) FROM prod_analytics.staging_events'), '>', 0, 'the last run was cut off, too');
 psql('DROP TRIGGER linger ON prod_analytics.etl_jobs');
 
 # To the end: of the rows 50 and 4, and of 51 and 5, one goes in, whichever came first.
