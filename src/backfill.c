@@ -37,6 +37,21 @@ PG_FUNCTION_INFO_V1(pa_backfill_pause);
 PG_FUNCTION_INFO_V1(pa_backfill_progress);
 
 /*
+ * require refuses NULL for the first arguments of a function.  backfill_column() gives none, but whoever may run it
+ * may call its steps by themselves.
+ */
+static void
+require(FunctionCallInfo fcinfo, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument %d is NULL", i + 1),
+					 errhint("Call backfill_column(); this is one of its steps.")));
+}
+
+/*
  * is_part tells whether a relation is a table with rows of "target".
  */
 static bool
@@ -99,6 +114,10 @@ append_bound(StringInfo sql, PaPrimaryKey *key, const char *operator, ArrayType 
 	bool	   *nulls;
 	int			length;
 
+	if (array_contains_nulls(bound))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a primary key has no NULLs")));
 	deconstruct_array(bound, TEXTOID, -1, false, TYPALIGN_INT, &texts, &nulls, &length);
 	if (length != key->count)
 		ereport(ERROR,
@@ -232,6 +251,11 @@ pa_backfill_range(PG_FUNCTION_ARGS)
 	Relation	table;
 	int			guc_level;
 
+	require(fcinfo, 3);
+	if (PG_ARGISNULL(5) || PG_GETARG_INT32(5) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("batch_size must be positive")));
 	if (!lock_part(PG_GETARG_OID(0), PG_GETARG_OID(1)))
 		return form_result(fcinfo, values, nulls);
 	table = table_open(PG_GETARG_OID(1), NoLock);
@@ -330,6 +354,7 @@ pa_backfill_rows(PG_FUNCTION_ARGS)
 	Datum		locked;
 	int			changed;
 
+	require(fcinfo, 4);
 	if (PG_ARGISNULL(4) || !lock_part(PG_GETARG_OID(0), PG_GETARG_OID(1)))
 		return form_result(fcinfo, values, nulls);
 	column = pstrdup(quote_identifier(NameStr(*PG_GETARG_NAME(2))));
@@ -385,6 +410,7 @@ pa_backfill_pause(PG_FUNCTION_ARGS)
 Datum
 pa_backfill_progress(PG_FUNCTION_ARGS)
 {
+	require(fcinfo, 2);
 	if (PG_ARGISNULL(2))
 		pa_job_progress_end();
 	else

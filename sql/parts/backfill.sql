@@ -211,7 +211,9 @@ CREATE FUNCTION backfill_failure(state jsonb, work jsonb, error jsonb)
 	SET search_path = pg_catalog, pg_temp
 	AS $$
 	SELECT state || jsonb_build_object('range', prod_analytics.backfill_describe(state, work))
-		|| (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each_text(error) e WHERE e.value <> '')
+		|| (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each_text(error) e
+			-- The detail of a constraint's error is the row itself, which is nobody's business who may read the log.
+			WHERE e.value <> '' AND NOT (e.key = 'detail' AND error->>'sqlstate' LIKE '23%'))
 $$;
 
 COMMENT ON FUNCTION backfill_failure(jsonb, jsonb, jsonb) IS
@@ -297,7 +299,7 @@ BEGIN
 		COMMIT;
 		RAISE EXCEPTION USING ERRCODE = error_code,
 			MESSAGE = pg_catalog.format('could not fill %s: %s', pg_catalog.jsonb_extract_path_text(state, 'range'), message),
-			DETAIL = pg_catalog.concat_ws(' ', pg_catalog.jsonb_extract_path_text(state, 'detail'), 'What was filled before is committed.'),
+			DETAIL = pg_catalog.btrim(pg_catalog.concat_ws(' ', error_detail, 'What was filled before is committed.')),
 			HINT = pg_catalog.concat_ws(' ', pg_catalog.jsonb_extract_path_text(state, 'hint'),
 				'Mend the rows or the expression, and call it again; with the same expression it goes on with these rows.');
 	END IF;

@@ -275,6 +275,17 @@ SELECT pg_stat_force_next_flush();
 -- The two are that of the count above, and of the index when it was made.
 SELECT seq_scan, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'big';
 
+-- The row that a constraint refuses is shown to the caller, and not kept in the log.
+ALTER TABLE big ADD COLUMN small int CHECK (small < 10);
+CALL prod_analytics.backfill_column('big', 'small', 'n + 10', 1);
+SELECT details->>'sqlstate' AS sqlstate, details->>'detail' AS detail FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
+-- error: the steps by themselves, without what they need
+SELECT prod_analytics.backfill_range('big', 'big'::regclass::oid, 'v', ARRAY[NULL], NULL, 1);
+SELECT prod_analytics.backfill_range('big', 'big'::regclass::oid, NULL, NULL, NULL, 1);
+SELECT prod_analytics.backfill_range('big', 'big'::regclass::oid, 'v', NULL, NULL, NULL);
+SELECT prod_analytics.backfill_rows('big', 'big'::regclass::oid, 'v', NULL, '{"(0,1)"}');
+SELECT prod_analytics.backfill_progress('big', NULL, 1, 1);
+
 SET client_min_messages = warning;
 DROP VIEW last_run;
 DROP TABLE t, before, before_events, p, x, keyless, with_foreign, keyed_by_v, f, big CASCADE;
