@@ -80,7 +80,7 @@ DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
 	validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
-ISOLATION = ingest_once ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks
+ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl

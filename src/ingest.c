@@ -35,7 +35,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define JOB_NAME "ingest_events"
+#define JOB_NAME PA_INGEST_JOB
 
 /* A chunk is full when it has so many rows, or so many bytes. */
 #define CHUNK_ROWS 50000

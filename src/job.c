@@ -65,6 +65,15 @@ pa_job_lock(const char *job_name)
 }
 
 /*
+ * pa_job_wait takes the job's lock until the end of the transaction, when whoever has it is done.
+ */
+void
+pa_job_wait(const char *job_name)
+{
+	(void) DirectFunctionCall1(pg_advisory_xact_lock_int8, Int64GetDatum(lock_key(job_name)));
+}
+
+/*
  * The lock of a procedure that commits, held across its transactions by the session; 0: none.
  */
 static int64 held_key = 0;

@@ -13,7 +13,11 @@
 #define PA_JOB_FAILED "FAILED"
 #define PA_JOB_SKIPPED "SKIPPED"
 
+/* The job that others have to wait for. */
+#define PA_INGEST_JOB "ingest_events"
+
 extern bool pa_job_lock(const char *job_name);
+extern void pa_job_wait(const char *job_name);
 extern int64 pa_job_start(const char *job_name);
 extern Datum pa_job_end(int64 job_id, const char *status, int64 rows, Datum details);
 extern Datum pa_job_skip(const char *job_name);

@@ -24,13 +24,17 @@ PG_FUNCTION_INFO_V1(pa_redrive_users);
 static const char *const events_query =
 "WITH chosen AS (DELETE FROM prod_analytics.quarantined_events q WHERE " CHOSEN " RETURNING *)"
 " INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type, payload, event_time, received_at, attempts)"
-" SELECT event_id, user_id, org_id, event_type, payload, event_time, received_at, coalesce(attempts, 0) + 1"
+" SELECT event_id, user_id, org_id, event_type, payload, event_time, received_at, least(coalesce(attempts, 0), 2147483646) + 1"
 " FROM chosen ORDER BY quarantine_id";
 
-/* Of users only the last record of a source, and none that the source has delivered again. */
+/*
+ * Of users only the last record of a source, and none that the source has delivered again: an old record would take the
+ * place of a newer one.
+ */
 #define CHOSEN_USERS \
 	" SELECT DISTINCT ON (q.src_id) q.quarantine_id FROM prod_analytics.quarantined_users q WHERE " CHOSEN \
 	" AND NOT EXISTS (SELECT FROM prod_analytics.staging_users s WHERE s.src_id = q.src_id)" \
+	" AND ($2 IS NOT DISTINCT FROM 'superseded' OR NOT q.reasons @> '[{\"code\": \"superseded\"}]')" \
 	" ORDER BY q.src_id, q.quarantine_id DESC"
 
 static const char *const users_query =

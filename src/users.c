@@ -275,6 +275,18 @@ count_reasons(void)
 }
 
 /*
+ * Marks what is set aside of sources whose later record went in now, $1 being the run: a redrive must not put the old
+ * record over the new one.
+ */
+static const char *const supersede_query =
+"UPDATE prod_analytics.quarantined_users q SET reasons = q.reasons || jsonb_build_array(jsonb_build_object("
+"'code', 'superseded', 'path', '/src_id', 'message', 'a later record of this source has been merged'))"
+" FROM batch b WHERE b.reasons IS NULL AND q.src_id = b.src_id AND q.job_id IS DISTINCT FROM $1"
+" AND coalesce(q.ingested_at, '-infinity') <= coalesce(b.ingested_at, 'infinity')"
+" AND NOT q.reasons @> '[{\"code\": \"superseded\"}]'"
+" AND NOT EXISTS (SELECT FROM prod_analytics.quarantined_users r WHERE r.job_id = $1 AND r.src_id = b.src_id)";
+
+/*
  * upsert_batch is the work of a run.
  */
 static void
@@ -291,7 +303,10 @@ upsert_batch(void *argument)
 	upsert->superseded = DatumGetInt64(pa_result(0, 1, &isnull));
 	upsert->reasons = count_reasons();
 	if (upsert->taken > 0)
+	{
 		merge_surely(upsert, 1, upsert->taken);
+		pa_query(supersede_query, &parameters, SPI_OK_UPDATE);
+	}
 
 	SPI_unregister_relation("batch");
 	tuplestore_end(store);
@@ -372,25 +387,34 @@ typedef struct Erasure
 } Erasure;
 
 /*
- * The statements that forget the user $1, in this order.  The first waits for whoever is ingesting events of the
- * user, and keeps others from it.  What is staged or quarantined of the user's own record goes by the address.
+ * The statements that forget the user $1, in this order.  The first waits for whoever is inserting events of the
+ * user, and keeps others from it.  Quarantine comes before staging: what a redrive moves meanwhile is found there.
+ * The messages that may name the user go: ours about user_id, and those of constraints and triggers.
+ * What is staged or quarantined of the user's own record goes by the address, also when white space in it made it
+ * a malformed one.
  */
+#define SAME_ADDRESS(address) "lower(regexp_replace(" address "::text, '[[:space:]]', '', 'g')) = lower(u.email::text)"
+
 static const char *const lock_user = "SELECT FROM prod_analytics.users WHERE user_id = $1 FOR UPDATE";
 static const char *const forget_events = "UPDATE prod_analytics.events SET user_id = NULL WHERE user_id = $1";
 static const char *const forget_others[] = {
-	"UPDATE prod_analytics.staging_events SET user_id = NULL WHERE user_id = $1",
 	"UPDATE prod_analytics.quarantined_events SET user_id = NULL,"
-	" reasons = (SELECT jsonb_agg(CASE WHEN r->>'path' = '/user_id' THEN r - 'message' ELSE r END) FROM jsonb_array_elements(reasons) r)"
+	" reasons = coalesce((SELECT jsonb_agg(CASE WHEN r->>'path' = '/user_id' OR r->>'code' = 'rejected' THEN r - 'message' ELSE r END)"
+	" FROM jsonb_array_elements(reasons) r), '[]')"
 	" WHERE user_id = $1",
-	"DELETE FROM prod_analytics.staging_users s USING prod_analytics.users u"
-	" WHERE u.user_id = $1 AND lower(s.email::text) = lower(u.email::text)",
+	"UPDATE prod_analytics.staging_events SET user_id = NULL WHERE user_id = $1",
 	"DELETE FROM prod_analytics.quarantined_users q USING prod_analytics.users u"
-	" WHERE u.user_id = $1 AND lower(q.email::text) = lower(u.email::text)"
+	" WHERE u.user_id = $1 AND " SAME_ADDRESS("q.email"),
+	"DELETE FROM prod_analytics.staging_users s USING prod_analytics.users u"
+	" WHERE u.user_id = $1 AND " SAME_ADDRESS("s.email")
 };
 static const char *const forget_user = "DELETE FROM prod_analytics.users WHERE user_id = $1";
 
 /*
  * erase is the work of an Erasure.
+ *
+ * Runs that move rows out of staging come to their end first, and none begins meanwhile.  A run that has taken rows
+ * of the user, but not yet locked him, would wait for us while we wait for those rows.
  */
 static void
 erase(void *argument)
@@ -399,6 +423,8 @@ erase(void *argument)
 	PaParameters parameters = {0};
 
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(erasure->user_id));
+	pa_job_wait(PA_INGEST_JOB);
+	pa_job_wait(UPSERT_JOB);
 	pa_query(lock_user, &parameters, SPI_OK_SELECT);
 	erasure->events = pa_query(forget_events, &parameters, SPI_OK_UPDATE);
 	for (int i = 0; i < (int) lengthof(forget_others); i++)

@@ -12,4 +12,4 @@ CREATE FUNCTION redrive_users(quarantined_before timestamptz DEFAULT now(), reas
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION redrive_users(timestamptz, text, boolean) IS
-	'move the users that were quarantined until quarantined_before, for the reason reason_code (NULL: any), back to staging_users, of each src_id the last one unless it has been staged again, and return how many; only count them when dry_run; raises 22004 when quarantined_before is NULL';
+	'move the users that were quarantined until quarantined_before, for the reason reason_code (NULL: any but superseded), back to staging_users, of each src_id the last one unless it has been staged again, and return how many; only count them when dry_run; raises 22004 when quarantined_before is NULL';

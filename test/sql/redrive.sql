@@ -51,6 +51,15 @@ SELECT prod_analytics.redrive_users();
 SELECT counts(prod_analytics.etl_upsert_users());
 SELECT username FROM prod_analytics.users ORDER BY email;
 SELECT src_id, username FROM prod_analytics.quarantined_users ORDER BY quarantine_id;
+-- An old record does not come back over the newer one of its source, be that redriven or delivered again, unless it is asked for.
+SELECT prod_analytics.redrive_users(), prod_analytics.redrive_users(reason_code => 'unknown_organization');
+SELECT prod_analytics.redrive_users(reason_code => 'superseded', dry_run => true);
+-- Whatever attempts a loader has made up.
+INSERT INTO prod_analytics.staging_events (event_id, attempts) VALUES (77, 2147483647);
+SELECT counts(prod_analytics.etl_ingest_events());
+SELECT prod_analytics.redrive_events(reason_code => 'missing_field');
+SELECT attempts FROM prod_analytics.staging_events WHERE event_id = 77;
+SELECT counts(prod_analytics.etl_ingest_events());
 -- error: no time, read-only (a dry run is fine)
 SELECT prod_analytics.redrive_events(NULL);
 SELECT prod_analytics.redrive_users(NULL);

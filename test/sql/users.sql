@@ -99,9 +99,10 @@ INSERT INTO prod_analytics.events (event_id, user_id, org_id, event_type, event_
 SELECT n, 4711, 1, 'purchase', '{"price": 1}', timestamptz '2026-02-10' + n * interval '1 week' FROM generate_series(1, 10) n;
 INSERT INTO prod_analytics.staging_events (event_id, user_id, event_type) VALUES (50, 4711, 'x'), (51, NULL, 'x');
 INSERT INTO prod_analytics.quarantined_events (event_id, user_id, reasons) VALUES
-	(60, 4711, '[{"code": "unknown_user", "path": "/user_id", "message": "user_id 4711 is not in users"}, {"code": "missing_field", "path": "/event_type", "message": "event_type is missing"}]');
+	(60, 4711, '[{"code": "unknown_user", "path": "/user_id", "message": "user_id 4711 is not in users"}, {"code": "missing_field", "path": "/event_type", "message": "event_type is missing"}]'), (61, 4711, '[]'),
+	(62, 4711, '[{"code": "rejected", "path": "", "message": "4711 is not wanted", "sqlstate": "P0001"}]');
 INSERT INTO prod_analytics.staging_users (src_id, email) VALUES ('f', 'Forget@example.com'), ('g', 'other@example.com');
-INSERT INTO prod_analytics.quarantined_users (src_id, email, reasons) VALUES ('f', 'FORGET@example.com', '[]');
+INSERT INTO prod_analytics.quarantined_users (src_id, email, reasons) VALUES ('f', 'FORGET@example.com', '[]'), ('f', E' forget@example.com\r', '[]');
 REFRESH MATERIALIZED VIEW prod_analytics.mv_org_daily_metrics;
 SELECT sum(dau) AS dau, sum(purchases) AS purchases, sum(revenue) AS revenue FROM prod_analytics.mv_org_daily_metrics;
 SELECT prod_analytics.erase_user(4711) - '{job_id,duration_seconds}'::text[];
