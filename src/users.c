@@ -445,8 +445,10 @@ run_erasure(Erasure *erasure)
 
 	if (!pa_try(erase, erasure, &error))
 	{
-		/* The detail and the context name the person. */
-		error->detail = error->context = NULL;
+		/* The detail and the context name the person, and so may all that a trigger says. */
+		error->detail = error->context = error->hint = NULL;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_PLPGSQL_ERROR)
+			error->message = "a trigger raised an exception";
 		return pa_job_fail(job_id, ERASE_JOB, error);
 	}
 

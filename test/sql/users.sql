@@ -125,6 +125,12 @@ SELECT prod_analytics.erase_user(4712) - '{job_id,duration_seconds}'::text[];
 SELECT count(*) AS still_there FROM prod_analytics.users WHERE user_id = 4712;
 SELECT status, details FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
 DROP TABLE invoices;
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '% stays', OLD.email USING HINT = OLD.email; END $$;
+CREATE TRIGGER keep BEFORE DELETE ON prod_analytics.users FOR EACH ROW EXECUTE FUNCTION keep();
+SELECT prod_analytics.erase_user(4712) - '{job_id,duration_seconds}'::text[];
+SELECT status, details FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
+DROP TRIGGER keep ON prod_analytics.users;
+DROP FUNCTION keep();
 -- error: nobody given
 SELECT prod_analytics.erase_user(NULL);
 DROP VIEW people;
