@@ -264,8 +264,8 @@ fill_in_arrival(Ingest *ingest, Chunk *chunk)
 /*
  * find_leaves finds the partition of each row that can become an event.
  *
- * Somebody may make or detach a partition at any time, and only the descriptor at hand gives a row's index
- * its meaning.  An old one lives for as long as the table is open.
+ * Somebody may make or detach a partition at any time; all that concerns a chunk goes by one descriptor, which
+ * lives for as long as the table is open.
  */
 static void
 find_leaves(Ingest *ingest, Chunk *chunk)

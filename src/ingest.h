@@ -83,7 +83,7 @@ typedef struct IngestCounts
 	int64		quarantined;
 	int64		deferred;		/* put back into staging */
 	int64		quarantined_for[REASON_CODES];
-	int64		warned;			/* do not satisfy a schema in mode "warn" */
+	int64		warned;			/* go in, but do not satisfy a schema in mode "warn" */
 	int64		chunks;
 	TimestampTz oldest;			/* event_time of what was inserted */
 	TimestampTz newest;

@@ -224,21 +224,32 @@ type_of_json(Datum document)
 	return TextDatumGetCString(DirectFunctionCall1(jsonb_typeof, document));
 }
 
+/* At most so many violations of a row are told: all rows of a chunk may be as wrong as can be. */
+#define MAX_VIOLATIONS 20
+
 /*
  * add_violations adds what is wrong with a payload by the schema of its type.
  */
 static void
-add_violations(StagedRow *row, PaEventSchema *schema, Jsonb *properties)
+add_violations(Check *check, StagedRow *row, PaEventSchema *schema, Jsonb *properties)
 {
+	MemoryContext chunk_context = MemoryContextSwitchTo(check->work_context);
 	ListCell   *cell;
 
 	foreach(cell, pa_validation_errors(schema->schema, properties))
 	{
 		PaValidationError *error = lfirst(cell);
+		char	   *path = psprintf("/payload%s", error->instance_path);
+		char	   *more = psprintf(", \"keyword\": \"%s\", \"schema_version\": %d", error->keyword, schema->version);
 
-		pa_add_reason(row, REASON_SCHEMA_VIOLATION, psprintf("/payload%s", error->instance_path), error->message,
-					  psprintf(", \"keyword\": \"%s\", \"schema_version\": %d", error->keyword, schema->version));
+		if (foreach_current_index(cell) == MAX_VIOLATIONS)
+			break;
+		MemoryContextSwitchTo(chunk_context);
+		pa_add_reason(row, REASON_SCHEMA_VIOLATION, path, error->message, more);
+		MemoryContextSwitchTo(check->work_context);
 	}
+	MemoryContextSwitchTo(chunk_context);
+	MemoryContextReset(check->work_context);
 }
 
 /*
@@ -277,8 +288,8 @@ check_payload(Check *check, StagedRow *row, Chunk *chunk)
 		return;
 
 	if (schema->mode == PA_MODE_ENFORCE)
-		add_violations(row, schema, properties);
-	else
+		add_violations(check, row, schema, properties);
+	else if (row->fate == ROW_EVENT)
 		check->ingest->counts.warned++;
 }
 

@@ -38,6 +38,7 @@ typedef struct Batch
 {
 	TupleDesc	descriptor;
 	Tuplestorestate *store;
+	MemoryContext work_context; /* reset after each row */
 	EphemeralNamedRelationData relation;
 } Batch;
 
@@ -47,6 +48,7 @@ typedef struct Insertion
 	Ingest	   *ingest;
 	Oid			relation;
 	bool		is_direct;		/* the relation is a plain partition */
+	MemoryContext context;		/* of an attempt */
 	int			count;
 	StagedRow **rows;
 	int64		inserted;
@@ -84,12 +86,23 @@ start_batch(Batch *batch)
 	for (int i = 0; i < (int) lengthof(batch_columns); i++)
 		TupleDescInitEntry(batch->descriptor, i + 1, batch_columns[i].name, batch_columns[i].type, -1, 0);
 	batch->store = tuplestore_begin_heap(false, false, BATCH_KILOBYTES);
+	batch->work_context = AllocSetContextCreate(CurrentMemoryContext, "row of a batch", ALLOCSET_DEFAULT_SIZES);
 
 	batch->relation.md.name = "batch";
 	batch->relation.md.reliddesc = InvalidOid;
 	batch->relation.md.tupdesc = batch->descriptor;
 	batch->relation.md.enrtype = ENR_NAMED_TUPLESTORE;
 	batch->relation.reldata = batch->store;
+}
+
+/*
+ * end_batch forgets the relation.
+ */
+static void
+end_batch(Batch *batch)
+{
+	tuplestore_end(batch->store);
+	MemoryContextDelete(batch->work_context);
 }
 
 /*
@@ -105,10 +118,16 @@ add_to_batch(Batch *batch, StagedRow *row)
 	memcpy(nulls, row->nulls, sizeof(row->nulls));
 	nulls[STAGED_COLUMNS] = (row->reasons == NULL);
 	if (row->reasons)
+	{
+		MemoryContext caller_context = MemoryContextSwitchTo(batch->work_context);
+
 		values[STAGED_COLUMNS] = DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("[%s]", row->reasons->data)));
+		MemoryContextSwitchTo(caller_context);
+	}
 
 	tuplestore_putvalues(batch->store, batch->descriptor, values, nulls);
 	batch->relation.md.enrtuples++;
+	MemoryContextReset(batch->work_context);
 }
 
 /*
@@ -128,7 +147,7 @@ query_batch(Batch *batch, const char *query, PaParameters *parameters)
 		processed = pa_query(query, parameters, SPI_OK_INSERT);
 		SPI_finish();
 	}
-	tuplestore_end(batch->store);
+	end_batch(batch);
 
 	return processed;
 }
@@ -314,6 +333,7 @@ run_insertion(Insertion *insertion, const char *sql, Batch *batch)
 static void
 insert(Insertion *insertion, const char *on_conflict)
 {
+	MemoryContext chunk_context = MemoryContextSwitchTo(insertion->context);
 	char	   *sql = psprintf("INSERT INTO %s (event_id, user_id, org_id, event_type, event_props, event_time, received_at, device_type)"
 							   " SELECT event_id, user_id, org_id, event_type, payload, event_time, received_at,"
 							   " payload OPERATOR(pg_catalog.->>) 'device' FROM batch%s",
@@ -324,7 +344,8 @@ insert(Insertion *insertion, const char *on_conflict)
 	for (int i = 0; i < insertion->count; i++)
 		add_to_batch(&batch, insertion->rows[i]);
 	insertion->inserted = run_insertion(insertion, sql, &batch);
-	tuplestore_end(batch.store);
+	end_batch(&batch);
+	MemoryContextSwitchTo(chunk_context);
 }
 
 static void
@@ -370,6 +391,22 @@ count_events(Insertion *insertion)
 }
 
 /*
+ * attempt tries an insertion.  What it allocates goes when it has ended, however it did: of a chunk whose rows
+ * are refused there are many.
+ */
+static bool
+attempt(PaWork work, Insertion *insertion, ErrorData **error)
+{
+	bool		done;
+
+	insertion->context = AllocSetContextCreate(CurrentMemoryContext, "insertion of events", ALLOCSET_DEFAULT_SIZES);
+	done = pa_try(work, insertion, error);
+	MemoryContextDelete(insertion->context);
+
+	return done;
+}
+
+/*
  * insert_surely does an insertion.  When the table refuses a row, it halves the rows until the row is found,
  * and rejects that one.
  */
@@ -381,8 +418,8 @@ insert_surely(Insertion *insertion)
 
 	CHECK_FOR_INTERRUPTS();
 
-	if (pa_try(insert_new, insertion, &error) ||
-		(error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && pa_try(insert_or_skip, insertion, &error)))
+	if (attempt(insert_new, insertion, &error) ||
+		(error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && attempt(insert_or_skip, insertion, &error)))
 	{
 		count_events(insertion);
 		return;
@@ -474,7 +511,7 @@ compare_leaves(const void *a, const void *b)
 static void
 insert_into(Ingest *ingest, StagedRow **rows, int count, bool use_parent)
 {
-	Insertion	insertion = {ingest, RelationGetRelid(ingest->events), false, count, rows};
+	Insertion	insertion = {ingest, RelationGetRelid(ingest->events), .count = count, .rows = rows};
 
 	if (!use_parent && OidIsValid(rows[0]->leaf) && can_insert_into(rows[0]->leaf))
 	{

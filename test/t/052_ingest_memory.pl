@@ -55,7 +55,7 @@ sub peak
 
 SKIP:
 {
-	skip 'the peak of a process is read from /proc/PID/status, which only Linux has', 6 if !-r "/proc/$$/status";
+	skip 'the peak of a process is read from /proc/PID/status, which only Linux has', 11 if !-r "/proc/$$/status";
 
 	my $time = q{timestamptz '2026-03-01' + n % 28 * interval '1 day'};
 	stage(100_000, $time);
@@ -70,6 +70,26 @@ SKIP:
 	stage(400_000, q{timestamptz '2016-01-15' + n % 30 * interval '1 month'});
 	$many = peak('400,000 rows without a partition', 400_000);
 	cmp_ok($many - $few, '<', TOLERANCE, 'nor do rows that need new partitions');
+
+	# Every other row is refused, and found by halving the others again and again.
+	stage(20_000, $time);
+	$few = peak('20,000 rows', 20_000);
+	$node->safe_psql('postgres', q{
+		ALTER TABLE prod_analytics.events ADD CONSTRAINT even_only CHECK ((event_props->>'n')::integer % 2 = 0) NOT VALID});
+	stage(20_000, $time);
+	$many = peak('20,000 rows of which half are refused', 20_000);
+	cmp_ok($many - $few, '<', 2 * TOLERANCE, 'refused rows take little more memory than others');
+	$node->safe_psql('postgres', 'ALTER TABLE prod_analytics.events DROP CONSTRAINT even_only');
+
+	# All that is wrong with a row is told of rows that are as wrong as can be, too, up to a point.
+	$node->safe_psql('postgres', q{
+		SELECT prod_analytics.register_event_schema('wrong', '{"properties": {"items": {"items": {"type": "string"}}}}');
+		TRUNCATE prod_analytics.staging_events, prod_analytics.events, prod_analytics.quarantined_events;
+		INSERT INTO prod_analytics.staging_events (event_id, event_type, payload, event_time, received_at)
+		SELECT n, 'wrong', jsonb_build_object('items', (SELECT jsonb_agg(0) FROM generate_series(1, 100))), '2026-03-10', '2026-04-01'
+		FROM generate_series(1, 20000) n});
+	my $wrong = peak('20,000 rows with 100 violations each', 20_000);
+	cmp_ok($wrong, '<', 400 * 1024, 'rows that are as wrong as can be take a bounded amount');
 }
 
 # A run that waits for a lock in the middle, so that another session can look at it.
