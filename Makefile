@@ -33,6 +33,28 @@ OBJS = \
 	src/partition_sql.o \
 	src/query.o \
 	src/redrive.o \
+	src/refresh.o \
+	src/refresh_archive.o \
+	src/refresh_capture.o \
+	src/refresh_changes.o \
+	src/refresh_check.o \
+	src/refresh_compare.o \
+	src/refresh_compute.o \
+	src/refresh_expression.o \
+	src/refresh_index.o \
+	src/refresh_key.o \
+	src/refresh_log.o \
+	src/refresh_mark.o \
+	src/refresh_merge.o \
+	src/refresh_order.o \
+	src/refresh_register.o \
+	src/refresh_source.o \
+	src/refresh_sql.o \
+	src/refresh_total.o \
+	src/refresh_trigger.o \
+	src/refresh_verify.o \
+	src/refresh_view.o \
+	src/refresh_window.o \
 	src/registry.o \
 	src/settings.o \
 	src/tables.o \
@@ -70,6 +92,7 @@ SQL_PARTS = \
 	sql/parts/users.sql \
 	sql/parts/redrive.sql \
 	sql/parts/backfill.sql \
+	sql/parts/refresh.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -77,8 +100,8 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
-	validation validation_pattern validation_format validation_event sample roles comments
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register \
+	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks
 ISOLATION_OPTS = --inputdir=test --outputdir=.

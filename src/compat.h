@@ -8,7 +8,13 @@
 #define PA_COMPAT_H
 
 #include "access/genam.h"
+#include "access/tableam.h"
 #include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_relation.h"
+#include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
 #error "prod_analytics supports PostgreSQL 15 to 18"
@@ -30,6 +36,79 @@ pa_insert_index_entries(ResultRelInfo *target, TupleTableSlot *slot, EState *est
 	recheck = ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL);
 #endif
 	list_free(recheck);
+}
+
+/*
+ * pa_update_row replaces a row, and makes the index entries that the new version needs.
+ *
+ * PostgreSQL 16 can tell that only summarizing indexes need one.
+ */
+static inline void
+pa_update_row(ResultRelInfo *target, ItemPointer old_row, TupleTableSlot *slot, Snapshot snapshot, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes which;
+
+	simple_table_tuple_update(target->ri_RelationDesc, old_row, slot, snapshot, &which);
+	if (which != TU_None && target->ri_NumIndices > 0)
+		list_free(ExecInsertIndexTuples(target, slot, estate, true, false, NULL, NIL, which == TU_Summarizing));
+#else
+	bool		is_needed;
+
+	simple_table_tuple_update(target->ri_RelationDesc, old_row, slot, snapshot, &is_needed);
+	if (is_needed && target->ri_NumIndices > 0)
+		list_free(ExecInsertIndexTuples(target, slot, estate, true, false, NULL, NIL));
+#endif
+}
+
+/*
+ * pa_init_range_table gives the executor's state a range table of one relation, of which the columns
+ * "updated" change.
+ *
+ * PostgreSQL 16 moved the columns to a node of their own, and 18 asks which relations were not pruned.
+ */
+static inline void
+pa_init_range_table(EState *estate, Relation relation, Bitmapset *updated)
+{
+	RangeTblEntry *entry = makeNode(RangeTblEntry);
+#if PG_VERSION_NUM >= 160000
+	List	   *permissions = NIL;
+#endif
+
+	entry->rtekind = RTE_RELATION;
+	entry->relid = RelationGetRelid(relation);
+	entry->relkind = relation->rd_rel->relkind;
+	entry->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+	addRTEPermissionInfo(&permissions, entry)->updatedCols = updated;
+#endif
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(entry), permissions, bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, list_make1(entry), permissions);
+#else
+	entry->updatedCols = updated;
+	ExecInitRangeTable(estate, list_make1(entry));
+#endif
+}
+
+/*
+ * pa_has_new_storage tells whether the transaction has made the relation, or its storage.
+ *
+ * PostgreSQL 16 renamed the fields.
+ */
+static inline bool
+pa_has_new_storage(Relation relation)
+{
+#if PG_VERSION_NUM >= 160000
+	return relation->rd_createSubid != InvalidSubTransactionId ||
+		relation->rd_newRelfilelocatorSubid != InvalidSubTransactionId ||
+		relation->rd_firstRelfilelocatorSubid != InvalidSubTransactionId;
+#else
+	return relation->rd_createSubid != InvalidSubTransactionId ||
+		relation->rd_newRelfilenodeSubid != InvalidSubTransactionId ||
+		relation->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
+#endif
 }
 
 /*
@@ -59,6 +138,37 @@ pa_executor_run(QueryDesc *query, uint64 count)
 	ExecutorRun(query, ForwardScanDirection, count);
 #else
 	ExecutorRun(query, ForwardScanDirection, count, false);
+#endif
+}
+
+/*
+ * pa_forget_permissions takes out of a query what says who may read its only table.
+ *
+ * PostgreSQL 16 moved that out of the range table.
+ */
+static inline void
+pa_forget_permissions(Query *query)
+{
+#if PG_VERSION_NUM >= 160000
+	query->rteperminfos = NIL;
+	linitial_node(RangeTblEntry, query->rtable)->perminfoindex = 0;
+#endif
+}
+
+/*
+ * pa_flatten_groups makes a query speak of the columns of its table.
+ *
+ * PostgreSQL 18 lets it speak of those of its GROUP BY.
+ */
+static inline void
+pa_flatten_groups(Query *query)
+{
+#if PG_VERSION_NUM >= 180000
+	if (!query->hasGroupRTE)
+		return;
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
+	query->hasGroupRTE = false;
 #endif
 }
 

@@ -96,6 +96,8 @@ extern void pa_lock_to_attach(PaPolicy *policy);
 extern void pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables);
 extern int	pa_limit_waiting(void);
 extern void pa_lock_to_alter(Oid partition);
+extern void pa_lock_writers_out(Oid table);
+extern void pa_lock_everybody_out(Oid table);
 extern void pa_reset_waits(void);
 extern char *pa_describe_waits(void);
 
@@ -123,12 +125,5 @@ extern int64 pa_rows_to_move(PaPolicy *policy, PaRange range);
 
 /* partition_expire.c */
 extern List *pa_expired(PaPolicy *policy, TimestampTz at);
-
-/*
- * Called before an expired partition is detached, in the same transaction and with the parent
- * locked: whoever keeps summaries of its rows saves them here.
- */
-typedef void (*PaBeforeExpiry) (PaPolicy *policy, PaPartition *partition);
-extern PGDLLIMPORT PaBeforeExpiry pa_before_expiry;
 
 #endif							/* PA_PARTITION_H */

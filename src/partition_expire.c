@@ -10,6 +10,7 @@
 #include "miscadmin.h"
 #include "partition.h"
 #include "query.h"
+#include "refresh.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -18,8 +19,6 @@
 
 PG_FUNCTION_INFO_V1(pa_drop_expired_partitions);
 PG_FUNCTION_INFO_V1(pa_drop_next_partition);
-
-PaBeforeExpiry pa_before_expiry = NULL;
 
 /*
  * pa_expired lists the partitions that end before the retention begins, oldest first.
@@ -67,8 +66,6 @@ expire(PaPolicy *policy, PaPartition *partition, bool keep_table)
 {
 	char	   *name = pa_relation_sql(partition->relation);
 
-	if (pa_before_expiry)
-		pa_before_expiry(policy, partition);
 	pa_query(psprintf("ALTER TABLE %s DETACH PARTITION %s", pa_relation_sql(policy->parent), name),
 			 NULL, SPI_OK_UTILITY);
 	if (!keep_table)
@@ -88,16 +85,22 @@ typedef struct Expiry
 
 /*
  * expire_listed drops partitions, whose locks are taken all before the first is touched.
+ *
+ * Materialized views with an archive keep the groups whose rows go.  Most of the work for that is done before others
+ * have to wait for us.
  */
 static void
 expire_listed(Expiry *expiry, List *partitions)
 {
+	List	   *archivals;
 	int			guc_level;
 	ListCell   *cell;
 
 	foreach(cell, partitions)
 		check_kind(lfirst(cell));
+	archivals = pa_begin_archiving(expiry->policy->parent, partitions);
 	pa_lock_to_detach(expiry->policy, partitions, expiry->keep_tables);
+	pa_catch_up_archiving(archivals);
 
 	guc_level = pa_limit_waiting();
 	foreach(cell, partitions)
@@ -110,6 +113,8 @@ expire_listed(Expiry *expiry, List *partitions)
 		expiry->dropped++;
 	}
 	AtEOXact_GUC(true, guc_level);
+
+	pa_finish_archiving(archivals);
 }
 
 /*

@@ -33,6 +33,7 @@ typedef struct Request
 {
 	Oid			relation;
 	LOCKMODE	mode;
+	bool		with_partitions;	/* and all that the relation has once it is locked */
 } Request;
 
 /* Locks to be taken together. */
@@ -75,6 +76,16 @@ pa_describe_waits(void)
 }
 
 /*
+ * take_lock takes one of an Attempt.
+ */
+static void
+take_lock(Attempt *attempt, Request *request)
+{
+	attempt->current = request;
+	LockRelationOid(request->relation, request->mode);
+}
+
+/*
  * take_locks is the work of an Attempt.
  */
 static void
@@ -85,8 +96,20 @@ take_locks(void *argument)
 
 	foreach(cell, attempt->requests)
 	{
-		attempt->current = lfirst(cell);
-		LockRelationOid(attempt->current->relation, attempt->current->mode);
+		Request    *request = lfirst(cell);
+		ListCell   *table;
+
+		take_lock(attempt, request);
+		if (!request->with_partitions)
+			continue;
+		foreach(table, find_all_inheritors(request->relation, NoLock, NULL))
+		{
+			Request    *partition = palloc(sizeof(Request));
+
+			*partition = *request;
+			partition->relation = lfirst_oid(table);
+			take_lock(attempt, partition);
+		}
 	}
 }
 
@@ -224,7 +247,7 @@ add_request(List *requests, Oid relation, LOCKMODE mode)
 	if (!OidIsValid(relation))
 		return requests;
 
-	request = palloc(sizeof(Request));
+	request = palloc0(sizeof(Request));
 	request->relation = relation;
 	request->mode = mode;
 
@@ -330,4 +353,36 @@ void
 pa_lock_to_alter(Oid partition)
 {
 	lock_strongly(add_request(NIL, partition, AccessExclusiveLock));
+}
+
+/*
+ * lock_tree takes a lock on a table and all its partitions.
+ */
+static void
+lock_tree(Oid table, LOCKMODE mode)
+{
+	List	   *requests = add_request(NIL, table, mode);
+
+	((Request *) linitial(requests))->with_partitions = true;
+	lock_strongly(requests);
+}
+
+/*
+ * pa_lock_writers_out waits until nobody writes to a table, which making triggers needs.
+ *
+ * The partitions are locked too: whoever writes to one of them directly has no lock on the table.
+ */
+void
+pa_lock_writers_out(Oid table)
+{
+	lock_tree(table, ShareRowExclusiveLock);
+}
+
+/*
+ * pa_lock_everybody_out waits until nobody uses a table, which dropping triggers needs.
+ */
+void
+pa_lock_everybody_out(Oid table)
+{
+	lock_tree(table, AccessExclusiveLock);
 }

@@ -182,7 +182,7 @@ BEGIN
 					GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, error_code = RETURNED_SQLSTATE, error_detail = PG_EXCEPTION_DETAIL;
 					RAISE WARNING USING ERRCODE = error_code,
 						MESSAGE = pg_catalog.format('could not %s partitions of %s: %s', current_phase, managed_table::text, message),
-						DETAIL = pg_catalog.concat_ws(' ', error_detail, 'Nothing was changed by this step.');
+						DETAIL = pg_catalog.concat_ws(' ', nullif(error_detail, ''), 'Nothing was changed by this step.');
 					details := prod_analytics.count_step(details, pg_catalog.jsonb_build_object('error',
 						pg_catalog.jsonb_build_object('table', managed_table::text, 'step', current_phase,
 							'sqlstate', error_code, 'error', message, 'detail', error_detail)));

@@ -46,7 +46,9 @@ BEGIN
 
 	GRANT EXECUTE ON ROUTINE
 		prod_analytics.backfill_column(regclass, name, text, integer),
+		prod_analytics.disable_incremental_refresh(regclass),
 		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
+		prod_analytics.enable_incremental_refresh(regclass, regclass),
 		prod_analytics.ensure_partitions(regclass, timestamptz),
 		prod_analytics.ensure_partitions_between(regclass, timestamptz, timestamptz),
 		prod_analytics.erase_user(bigint),
@@ -54,11 +56,14 @@ BEGIN
 		prod_analytics.etl_upsert_users(integer),
 		prod_analytics.maintain_partitions(regclass),
 		prod_analytics.manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text),
+		prod_analytics.mark_changed(regclass, jsonb),
 		prod_analytics.plan_partitions(regclass, timestamptz),
 		prod_analytics.redrive_events(timestamptz, text, boolean),
 		prod_analytics.redrive_users(timestamptz, text, boolean),
+		prod_analytics.refresh_incremental(regclass),
 		prod_analytics.register_event_schema(text, jsonb, text),
-		prod_analytics.unmanage_partitions(regclass)
+		prod_analytics.unmanage_partitions(regclass),
+		prod_analytics.verify_matview(regclass, integer, boolean)
 		TO analytics_operator;
 
 	GRANT EXECUTE ON FUNCTION

@@ -23,6 +23,32 @@ $$;
 COMMENT ON FUNCTION is_missing(text) IS
 	'internal: whether the first schema of the search_path lacks a relation';
 
+CREATE FUNCTION make_job_progress()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+BEGIN
+	CREATE OR REPLACE VIEW job_progress AS
+		SELECT p.pid,
+			CASE
+				WHEN p.relid = to_regclass('prod_analytics.staging_events') THEN 'ingest_events'
+				WHEN p.relid = to_regclass('prod_analytics.staging_users') THEN 'upsert_users'
+				WHEN c.relkind = 'm' THEN format('refresh_matviews %I.%I', n.nspname, c.relname)
+				ELSE format('backfill_column %I.%I.%I', n.nspname, c.relname, a.attname)
+			END AS job_name,
+			p.param3 AS rows_done, p.param10 AS rows_expected
+		FROM pg_stat_get_progress_info('COPY') p (pid, datid, relid, param1, param2, param3, param4, param5,
+			param6, param7, param8, param9, param10, param11)
+		JOIN pg_class c ON c.oid = p.relid
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.param9
+		WHERE p.param11 = 1 AND p.datid = (SELECT oid FROM pg_database WHERE datname = current_database());
+END
+$$;
+
+COMMENT ON FUNCTION make_job_progress() IS
+	'internal: make, or make anew, the view job_progress';
+
 CREATE FUNCTION make_tables()
 	RETURNS integer
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -237,19 +263,7 @@ BEGIN
 	END IF;
 
 	IF prod_analytics.is_missing('job_progress') THEN
-		CREATE VIEW job_progress AS
-			SELECT p.pid,
-				CASE p.relid
-					WHEN to_regclass('prod_analytics.staging_events') THEN 'ingest_events'
-					WHEN to_regclass('prod_analytics.staging_users') THEN 'upsert_users'
-					ELSE (SELECT format('backfill_column %I.%I.%I', n.nspname, c.relname, a.attname)
-						FROM pg_class c, pg_namespace n, pg_attribute a
-						WHERE c.oid = p.relid AND n.oid = c.relnamespace AND a.attrelid = c.oid AND a.attnum = p.param9)
-				END AS job_name,
-				p.param3 AS rows_done, p.param10 AS rows_expected
-			FROM pg_stat_get_progress_info('COPY') p (pid, datid, relid, param1, param2, param3, param4, param5,
-				param6, param7, param8, param9, param10, param11)
-			WHERE p.param11 = 1 AND p.datid = (SELECT oid FROM pg_database WHERE datname = current_database());
+		PERFORM prod_analytics.make_job_progress();
 		COMMENT ON VIEW job_progress IS
 			'runs that are going on: how many rows they have dealt with, of about how many; shown to those who may see the session''s activity';
 		GRANT SELECT ON job_progress TO analytics_reader, analytics_operator;
@@ -477,6 +491,138 @@ BEGIN
 		made := made + 1;
 	END IF;
 
+	-- Materialized views that are kept up to date.  Whoever writes to what they read writes to changed_keys at
+	-- commit, as its owner: no key of any kind ties it to other tables, so that writers lock nothing.
+
+	IF prod_analytics.is_missing('registered_matviews') THEN
+		CREATE TABLE registered_matviews (
+			matview_id serial PRIMARY KEY,
+			matview text NOT NULL UNIQUE,
+			archive text UNIQUE,
+			mode text NOT NULL CHECK (mode IN ('incremental', 'full')),
+			reason text,
+			registered_at timestamptz NOT NULL DEFAULT now()
+		);
+		COMMENT ON TABLE registered_matviews IS
+			'which materialized views refresh_incremental() keeps up to date, and how; written by enable_incremental_refresh()';
+		COMMENT ON COLUMN registered_matviews.matview IS
+			'the materialized view: schema.name, quoted where SQL needs it';
+		COMMENT ON COLUMN registered_matviews.archive IS
+			'the table that gets the view''s rows of a partition before it is dropped; NULL: none does';
+		COMMENT ON COLUMN registered_matviews.mode IS
+			'incremental: what changed is recomputed; full: all of it is, whenever it is refreshed';
+		COMMENT ON COLUMN registered_matviews.reason IS
+			'why the mode is full';
+		REVOKE ALL ON registered_matviews FROM analytics_reader;
+		GRANT SELECT ON registered_matviews TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('changed_keys') THEN
+		-- Rows come and go: the table is vacuumed by their number, not by their share of what was there once.
+		CREATE TABLE changed_keys (
+			matview_id integer NOT NULL,
+			key bytea,
+			changed_at timestamptz NOT NULL
+		) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+			autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000);
+		COMMENT ON TABLE changed_keys IS
+			'which groups of a materialized view are out of date: what its source''s writers leave for refresh_incremental()';
+		COMMENT ON COLUMN changed_keys.matview_id IS
+			'the view in registered_matviews';
+		COMMENT ON COLUMN changed_keys.key IS
+			'the group, in a form of our own; NULL: all of them';
+		COMMENT ON COLUMN changed_keys.changed_at IS
+			'when the transaction that changed it was about to commit';
+		CREATE INDEX idx_changed_keys_matview ON changed_keys (matview_id);
+		COMMENT ON INDEX idx_changed_keys_matview IS
+			'what is out of date in a view';
+		REVOKE ALL ON changed_keys FROM analytics_reader;
+		GRANT SELECT ON changed_keys TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('refresh_state') THEN
+		CREATE TABLE refresh_state (
+			matview_id integer PRIMARY KEY,
+			sources text,
+			refreshed_at timestamptz,
+			duration interval,
+			method text,
+			verified_at timestamptz
+		) WITH (fillfactor = 50);
+		COMMENT ON TABLE refresh_state IS
+			'the last refresh of each registered materialized view; a refresh locks its row';
+		COMMENT ON COLUMN refresh_state.matview_id IS
+			'the view in registered_matviews';
+		COMMENT ON COLUMN refresh_state.sources IS
+			'what the view''s source and its partitions looked like then, in a form of our own; NULL: all groups are to be recomputed';
+		COMMENT ON COLUMN refresh_state.method IS
+			'how it was refreshed';
+		COMMENT ON COLUMN refresh_state.verified_at IS
+			'when verify_matview() last compared all of it';
+		REVOKE ALL ON refresh_state FROM analytics_reader;
+		GRANT SELECT ON refresh_state TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('matview_status') THEN
+		CREATE VIEW matview_status AS
+			SELECT r.matview, r.mode, r.reason, r.archive, c.pending_keys,
+				r.mode = 'incremental' AND (c.is_everything OR s.sources IS NULL) AS everything_changed,
+				c.oldest_pending_change, s.refreshed_at, s.duration, s.method, s.verified_at
+			FROM registered_matviews r
+			LEFT JOIN refresh_state s ON s.matview_id = r.matview_id
+			CROSS JOIN LATERAL (
+				SELECT count(k.key) AS pending_keys, count(*) > count(k.key) AS is_everything,
+					min(k.changed_at) AS oldest_pending_change
+				FROM changed_keys k WHERE k.matview_id = r.matview_id
+			) c;
+		COMMENT ON VIEW matview_status IS
+			'the registered materialized views: how each is kept (mode, and reason when it is full), its archive, how many changes of groups are pending and since when, or whether everything is taken to have changed, and its last refresh and verification';
+		GRANT SELECT ON matview_status TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('org_daily_metrics_archive') THEN
+		CREATE TABLE org_daily_metrics_archive (
+			org_id bigint,
+			event_date date,
+			dau bigint,
+			purchases bigint,
+			revenue numeric,
+			computed_at timestamptz,
+			archived_at timestamptz NOT NULL DEFAULT now()
+		);
+		COMMENT ON TABLE org_daily_metrics_archive IS
+			'rows of mv_org_daily_metrics whose events drop_expired_partitions() has dropped; they are final';
+		CREATE UNIQUE INDEX org_daily_metrics_archive_idx
+			ON org_daily_metrics_archive (org_id, event_date) NULLS NOT DISTINCT;
+		COMMENT ON INDEX org_daily_metrics_archive_idx IS
+			'one row for each organization and day';
+		GRANT SELECT ON org_daily_metrics_archive TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
+	-- In two conditions, because only equality can be hashed.
+
+	IF prod_analytics.is_missing('org_daily_metrics') THEN
+		CREATE VIEW org_daily_metrics AS
+			SELECT org_id, event_date, dau, purchases, revenue, computed_at
+			FROM org_daily_metrics_archive
+			UNION ALL
+			SELECT m.org_id, m.event_date, m.dau, m.purchases, m.revenue, m.computed_at
+			FROM mv_org_daily_metrics m
+			WHERE NOT EXISTS (SELECT FROM org_daily_metrics_archive a
+					WHERE a.org_id = m.org_id AND a.event_date = m.event_date)
+				AND NOT EXISTS (SELECT FROM org_daily_metrics_archive a
+					WHERE a.org_id IS NULL AND m.org_id IS NULL AND a.event_date = m.event_date);
+		COMMENT ON VIEW org_daily_metrics IS
+			'mv_org_daily_metrics together with its archive: the metrics of all days, also of those whose events were dropped';
+		GRANT SELECT ON org_daily_metrics TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
 	RETURN made;
 END
 $$;
@@ -607,29 +753,44 @@ CREATE FUNCTION make_event_triggers()
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 -- An ordinary object too: a member could not be restored by pg_dump.  Only superusers can make one;
--- who calls create_tables() and is none goes without.
+-- who calls create_tables() and is none goes without.  One of an older version waits for fewer commands.
+DECLARE
+	wanted record;
+	existing pg_event_trigger;
 BEGIN
-	IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'prod_analytics_follow_renames')
-		AND (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER) THEN
-		CREATE EVENT TRIGGER prod_analytics_follow_renames ON ddl_command_end
-			WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
-			EXECUTE FUNCTION prod_analytics.follow_renames();
-		COMMENT ON EVENT TRIGGER prod_analytics_follow_renames IS
-			'keeps the names in prod_analytics.partition_policies in step with the tables';
+	IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER) THEN
+		RETURN;
 	END IF;
-	IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'prod_analytics_follow_drops')
-		AND (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER) THEN
-		CREATE EVENT TRIGGER prod_analytics_follow_drops ON sql_drop
-			WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
-			EXECUTE FUNCTION prod_analytics.follow_drops();
-		COMMENT ON EVENT TRIGGER prod_analytics_follow_drops IS
-			'removes the entries of dropped tables from prod_analytics.partition_policies';
-	END IF;
+
+	FOR wanted IN
+		SELECT * FROM (VALUES
+			('prod_analytics_follow_renames', 'ddl_command_end', 'prod_analytics.follow_renames()',
+				'{ALTER TABLE,ALTER SCHEMA,ALTER MATERIALIZED VIEW}'::text[],
+				'keeps the names in the registries of prod_analytics in step with the tables and materialized views'),
+			('prod_analytics_follow_drops', 'sql_drop', 'prod_analytics.follow_drops()',
+				'{DROP TABLE,DROP SCHEMA,DROP OWNED,DROP MATERIALIZED VIEW,DROP VIEW,DROP FUNCTION,DROP TYPE,DROP EXTENSION,ALTER TABLE}',
+				'removes the entries of dropped tables and materialized views from the registries of prod_analytics')
+		) AS triggers (name, event, function, tags, description)
+	LOOP
+		SELECT * INTO existing FROM pg_event_trigger t WHERE t.evtname = wanted.name;
+		IF FOUND THEN
+			CONTINUE WHEN existing.evttags IS NOT DISTINCT FROM wanted.tags;
+			EXECUTE format('DROP EVENT TRIGGER %I', wanted.name);
+		END IF;
+		EXECUTE format('CREATE EVENT TRIGGER %I ON %s WHEN TAG IN (%s) EXECUTE FUNCTION %s', wanted.name, wanted.event,
+			(SELECT string_agg(quote_literal(tag), ', ' ORDER BY place) FROM unnest(wanted.tags) WITH ORDINALITY t (tag, place)),
+			wanted.function);
+		EXECUTE format('COMMENT ON EVENT TRIGGER %I IS %L', wanted.name, wanted.description);
+		IF existing.evtenabled <> 'O' THEN
+			EXECUTE format('ALTER EVENT TRIGGER %I %s', wanted.name,
+				CASE existing.evtenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END);
+		END IF;
+	END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION make_event_triggers() IS
-	'internal: make the event triggers that call follow_renames() and follow_drops(), where they are missing and the caller may';
+	'internal: make the event triggers that call follow_renames() and follow_drops(), where they are missing or of an older version and the caller may';
 
 CREATE FUNCTION make_table_triggers()
 	RETURNS void
@@ -650,6 +811,20 @@ BEGIN
 		ALTER TABLE event_schemas ENABLE ALWAYS TRIGGER event_schemas_truncated;
 		COMMENT ON TRIGGER event_schemas_truncated ON event_schemas IS
 			'lets all sessions know that no schema is registered any more';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'registered_matviews'::regclass AND tgname = 'registered_matviews_changed') THEN
+		CREATE TRIGGER registered_matviews_changed AFTER INSERT OR UPDATE OR DELETE ON registered_matviews
+			FOR EACH ROW EXECUTE FUNCTION prod_analytics.registered_matviews_changed();
+		ALTER TABLE registered_matviews ENABLE ALWAYS TRIGGER registered_matviews_changed;
+		COMMENT ON TRIGGER registered_matviews_changed ON registered_matviews IS
+			'lets all sessions know which materialized views they write for';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'registered_matviews'::regclass AND tgname = 'registered_matviews_truncated') THEN
+		CREATE TRIGGER registered_matviews_truncated AFTER TRUNCATE ON registered_matviews
+			FOR EACH STATEMENT EXECUTE FUNCTION prod_analytics.registered_matviews_changed();
+		ALTER TABLE registered_matviews ENABLE ALWAYS TRIGGER registered_matviews_truncated;
+		COMMENT ON TRIGGER registered_matviews_truncated ON registered_matviews IS
+			'lets all sessions know that they write for no materialized view any more';
 	END IF;
 END
 $$;
@@ -676,6 +851,8 @@ BEGIN
 				'how long a partition is kept after its end; NULL: for ever';
 			COMMENT ON COLUMN partition_policies.epoch_unit IS
 				'what a control column of type bigint counts since 1970; NULL for other types';
+		WHEN 4 THEN
+			PERFORM prod_analytics.make_job_progress();
 	END CASE;
 END
 $$;
@@ -683,15 +860,35 @@ $$;
 COMMENT ON FUNCTION migrate_step(integer) IS
 	'internal: bring tables of version to_version - 1 to version to_version';
 
+CREATE FUNCTION enable_metrics()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+-- Metrics that the user has changed such that it cannot be done are no reason to refuse them.
+BEGIN
+	PERFORM prod_analytics.enable_incremental_refresh('prod_analytics.mv_org_daily_metrics',
+		'prod_analytics.org_daily_metrics_archive');
+EXCEPTION WHEN OTHERS THEN
+	RAISE WARNING USING
+		ERRCODE = SQLSTATE,
+		MESSAGE = format('mv_org_daily_metrics is not kept up to date incrementally: %s', SQLERRM),
+		HINT = 'Once that is mended, call: SELECT prod_analytics.enable_incremental_refresh(''prod_analytics.mv_org_daily_metrics'', ''prod_analytics.org_daily_metrics_archive'');';
+END
+$$;
+
+COMMENT ON FUNCTION enable_metrics() IS
+	'internal: register mv_org_daily_metrics for incremental refresh, as it is from the start';
+
 CREATE FUNCTION migrate_tables()
 	RETURNS integer
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 DECLARE
-	newest CONSTANT integer := 3;
+	newest CONSTANT integer := 4;
 	found_version integer;
 	problem record;
 	difference text;
+	is_first boolean;
 	made integer;
 BEGIN
 	PERFORM prod_analytics.check_schema();
@@ -729,9 +926,16 @@ BEGIN
 		END IF;
 	END IF;
 
+	-- What the user has disabled stays so.
+	is_first := prod_analytics.is_missing('registered_matviews');
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
 	PERFORM prod_analytics.make_table_triggers();
+	IF is_first THEN
+		PERFORM prod_analytics.enable_metrics();
+	ELSE
+		PERFORM prod_analytics.restore_capture();
+	END IF;
 	PERFORM prod_analytics.make_event_triggers();
 
 	IF found_version IS DISTINCT FROM newest THEN
