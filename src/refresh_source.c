@@ -202,10 +202,13 @@ describe(PaView *view, Oid relation, Oid function)
 List *
 pa_describe_source(PaView *view)
 {
-	List	   *relations = find_all_inheritors(view->source, AccessShareLock, NULL);
 	Oid			function = pa_capture_function();
+	List	   *relations;
 	List	   *tables = NIL;
 	ListCell   *cell;
+
+	LockRelationOid(view->source, AccessShareLock);
+	relations = find_all_inheritors(view->source, AccessShareLock, NULL);
 
 	foreach(cell, relations)
 		if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_PARTITIONED_TABLE)

@@ -80,7 +80,6 @@ is_total(Oid function, List *arguments)
 		case F_OCTET_LENGTH_TEXT:
 		case F_LEFT:
 		case F_RIGHT:
-		case F_REVERSE:
 		case F_TEXTCAT:
 		case F_STARTS_WITH:
 		case F_STRPOS:

@@ -213,6 +213,7 @@ pa_make_capture(Oid source, int32 matview_id)
 static bool
 has_reader(Oid source)
 {
+	MemoryContext caller_context = CurrentMemoryContext;
 	Oid			types[] = {OIDOID};
 	Datum		values[] = {ObjectIdGetDatum(source)};
 	PaGuard		guard;
@@ -228,6 +229,7 @@ has_reader(Oid source)
 							  " WHERE r.mode = 'incremental'",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the registry of materialized views");
+	MemoryContextSwitchTo(caller_context);
 	PopActiveSnapshot();
 	pa_guard_leave(&guard);
 
