@@ -2,9 +2,11 @@ CREATE FUNCTION load_sample_data(users integer DEFAULT 100, events integer DEFAU
 	RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
 	AS $$
 -- Everything hangs on the seed and the day, nothing on the time of the call: the same two give the
--- same rows, with the same event_id, so a second load finds everything there.
+-- same rows, with the same event_id, so a second load finds everything there.  Nor on the session's
+-- time zone, where a day may have 23 or 25 hours.
 #variable_conflict use_column
 DECLARE
 	today CONSTANT timestamptz := date_trunc('day', now(), 'UTC');

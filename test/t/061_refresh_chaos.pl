@@ -221,7 +221,8 @@ my $schema = q{
 		END CASE;
 		RETURN true;
 	EXCEPTION
-		WHEN lock_not_available OR deadlock_detected OR serialization_failure OR undefined_table OR duplicate_table
+		WHEN lock_not_available OR deadlock_detected OR serialization_failure OR undefined_table OR duplicate_table OR duplicate_object
+			OR undefined_object OR object_in_use
 			OR wrong_object_type OR invalid_object_definition OR check_violation OR unique_violation OR no_data_found THEN
 			PERFORM nextval('refused');
 			RETURN false;
