@@ -36,8 +36,7 @@ PG_FUNCTION_INFO_V1(pa_refresh_incremental);
 
 /*
  * Up to how many times what the planner expects all groups to cost, the changed ones are computed one by one.  It
- * prices each probe as if nobody had read the pages before: with the data of bench/refresh the two ways meet at about
- * five times, and with colder pages earlier.
+ * prices each probe as if nobody had read the pages before, and neighbouring keys find theirs on the same ones.
  */
 #define PROBE_COST_SHARE 3.0
 
