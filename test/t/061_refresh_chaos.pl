@@ -102,9 +102,15 @@ my $schema = q{
 
 	CREATE FUNCTION a_partition() RETURNS regclass LANGUAGE sql VOLATILE AS $$
 		SELECT relid FROM pg_partition_tree('actions') WHERE isleaf ORDER BY random() LIMIT 1 $$;
-	CREATE FUNCTION a_bounded_partition() RETURNS regclass LANGUAGE sql VOLATILE AS $$
-		SELECT relid FROM pg_partition_tree('actions') WHERE isleaf AND relid <> 'actions_default'::regclass
-		ORDER BY random() LIMIT 1 $$;
+	-- All of them can be on the shelf.
+	CREATE FUNCTION a_bounded_partition() RETURNS regclass LANGUAGE plpgsql AS $$
+	DECLARE
+		partition regclass;
+	BEGIN
+		SELECT relid INTO STRICT partition FROM pg_partition_tree('actions')
+		WHERE isleaf AND relid <> 'actions_default'::regclass ORDER BY random() LIMIT 1;
+		RETURN partition;
+	END $$;
 
 	-- Changes of any table that looks like actions.
 	CREATE FUNCTION write_to(target regclass) RETURNS void LANGUAGE plpgsql AS $$
