@@ -100,7 +100,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register \
+REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
 	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \

@@ -50,12 +50,12 @@ pa_guard_enter(PaGuard *guard, Oid owner)
 }
 
 /*
- * pa_guard_leave undoes pa_guard_enter.
+ * pa_guard_leave undoes pa_guard_enter, and whatever the functions that were called meanwhile have set.
  */
 void
 pa_guard_leave(PaGuard *guard)
 {
-	AtEOXact_GUC(true, guard->guc_level);
+	AtEOXact_GUC(false, guard->guc_level);
 	SetUserIdAndSecContext(guard->user, guard->security_context);
 }
 

@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "partition.h"
 #include "query.h"
+#include "refresh.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -85,6 +86,9 @@ move_row(Move *move, Relation source, TupleTableSlot *row, Snapshot snapshot)
  *
  * The caller holds ACCESS EXCLUSIVE locks on both tables, so that the snapshot taken here sees
  * every row that there will ever be.
+ *
+ * Views over the parent stay as they are.  One that reads the default partition itself does not, and no trigger
+ * notes that.
  */
 int64
 pa_drain(PaPolicy *policy, Relation source, Relation target, PaRange range)
@@ -117,7 +121,10 @@ pa_drain(PaPolicy *policy, Relation source, Relation target, PaRange range)
 	ExecDropSingleTupleTableSlot(row);
 	UnregisterSnapshot(snapshot);
 	if (moved > 0)
+	{
+		pa_mark_views_of(RelationGetRelid(source));
 		CommandCounterIncrement();
+	}
 
 	return moved;
 }

@@ -5,7 +5,8 @@
  * The order is what makes it exact.  The row of the view in refresh_state is locked, so that refreshes of one view
  * follow each other.  Then the source is described, then a snapshot is taken, and with it changed_keys is read, the
  * groups are computed, and the rows that were read are deleted from changed_keys.  Whatever commits later than the
- * snapshot has its row in changed_keys later too, and whatever happens to the source later differs from the description.
+ * snapshot has its row in changed_keys later too, and whatever happens to the source later differs from the description:
+ * tables that are attached meanwhile are put into it as unknown.
  */
 #include "prod_analytics.h"
 
@@ -182,6 +183,8 @@ refresh_fully(PaRefresh *refresh)
 	pa_read_log(&changes, refresh->registered->id, push_snapshot());
 	run_refresh(refresh, concurrently);
 	pa_clear_log(&changes, GetActiveSnapshot());
+	if (refresh->view)
+		tables = pa_add_latecomers(refresh->view, tables);
 	PopActiveSnapshot();
 
 	save_state(refresh, before, refresh->view ? pa_source_text(refresh->view, tables) : NULL, start);
@@ -310,19 +313,19 @@ refresh_changed(PaRefresh *refresh)
 	pa_read_log(changes, id, push_snapshot());
 	merge_as_owner(refresh, changes, tables, before);
 	pa_clear_log(changes, GetActiveSnapshot());
+	tables = pa_add_latecomers(refresh->view, tables);
 	PopActiveSnapshot();
+	pa_end_changes(changes);
 
 	save_state(refresh, before, pa_source_text(refresh->view, tables), start);
 }
 
 /*
- * pa_refresh_matview refreshes a view in the way that suits it.  The caller is connected to SPI, and acts as the
- * owner of our tables.
+ * refresh_suitably refreshes a view in the way that suits it.
  */
-void
-pa_refresh_matview(void *argument)
+static void
+refresh_suitably(PaRefresh *refresh)
 {
-	PaRefresh  *refresh = argument;
 	PaView	   *view = refresh->registered->is_incremental ? pa_view(refresh->registered->matview) : NULL;
 
 	refresh->mode = PA_REFRESH_FULL;
@@ -344,6 +347,22 @@ pa_refresh_matview(void *argument)
 	}
 
 	refresh_fully(refresh);
+}
+
+/*
+ * pa_refresh_matview refreshes a view in the caller's memory context.  The caller acts as the owner of our tables.
+ *
+ * A connection of its own to SPI forgets even after an error which relations statements could read.
+ */
+void
+pa_refresh_matview(void *refresh)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+
+	SPI_connect();
+	MemoryContextSwitchTo(caller_context);
+	refresh_suitably(refresh);
+	SPI_finish();
 }
 
 /*
@@ -424,6 +443,8 @@ refresh_all(void)
 	int64		rows = 0;
 	bool		has_failed = false;
 	StringInfoData json;
+	MemoryContext caller_context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller_context, "refresh of a view", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	initStringInfo(&json);
@@ -433,6 +454,7 @@ refresh_all(void)
 		PaRefresh	refresh = {lfirst(cell)};
 		ErrorData  *error;
 
+		MemoryContextSwitchTo(context);
 		appendStringInfoString(&json, foreach_current_index(cell) == 0 ? "{\"matview\": " : ", {\"matview\": ");
 		escape_json(&json, refresh.registered->name);
 		appendStringInfoString(&json, ", ");
@@ -448,6 +470,8 @@ refresh_all(void)
 			has_failed = true;
 		}
 		appendStringInfoChar(&json, '}');
+		MemoryContextSwitchTo(caller_context);
+		MemoryContextReset(context);
 	}
 	appendStringInfoString(&json, "]}");
 

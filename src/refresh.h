@@ -57,6 +57,7 @@ typedef struct PaViewWindow
 	int64		unit;			/* how many microseconds a key stands for */
 	int64		slack;			/* by how many it may be off, because of a time zone's jumps */
 	bool		is_exact;		/* the rows of a finite key are those from it to the next, without that one */
+	int64		phase;			/* what is left of such a key when it is divided by the unit */
 } PaViewWindow;
 
 /* What a view computes. */
@@ -94,6 +95,7 @@ extern PaView *pa_view(Oid matview);
 extern TupleDesc pa_view_key_descriptor(PaView *view);
 extern TupleDesc pa_view_input_descriptor(PaView *view);
 extern bool pa_view_window(PaView *view, Datum key, Datum *lowest, Datum *highest);
+extern bool pa_view_window_is_exact(PaView *view, Datum key);
 extern Oid	pa_view_unique_index(PaView *view);
 extern char *pa_view_unique_index_sql(PaView *view);
 extern Oid	pa_view_source_index(PaView *view);
@@ -123,14 +125,17 @@ extern void pa_make_capture(Oid source, int32 matview_id);
 extern void pa_drop_idle_captures(void);
 
 /* refresh_key.c */
-extern void pa_make_key(StringInfo bytes, TupleDesc descriptor, int key_count, const Datum *values, const bool *nulls);
-extern void pa_make_input(StringInfo bytes, TupleDesc descriptor, const Datum *values, const bool *nulls);
+extern void pa_make_key(StringInfo bytes, Oid matview, TupleDesc descriptor, int key_count,
+						const Datum *values, const bool *nulls);
+extern void pa_make_input(StringInfo bytes, Oid matview, TupleDesc descriptor, const Datum *values, const bool *nulls);
 extern bool pa_is_input(const char *bytes, Size length);
-extern bool pa_read_key(const char *bytes, Size length, TupleDesc descriptor, int key_count, Datum *values, bool *nulls);
+extern bool pa_read_key(const char *bytes, Size length, Oid matview, TupleDesc descriptor, int key_count,
+						Datum *values, bool *nulls);
 
 /* refresh_capture.c */
 extern void pa_mark_everything(int32 matview_id);
 extern void pa_mark_key(int32 matview_id, PaView *view, const Datum *values, const bool *nulls);
+extern void pa_mark_views_of(Oid table);
 extern void pa_flush_marks(void);
 
 /* Keys of groups whose rows are looked for by the same statement. */
@@ -163,11 +168,11 @@ typedef struct PaChanges
 
 /* refresh_changes.c */
 extern PaChanges *pa_begin_changes(PaView *view);
-extern void pa_start_changes(PaChanges *changes);
 extern void pa_add_changed_key(PaChanges *changes, const Datum *values, const bool *nulls);
 extern void pa_add_changed_bytes(PaChanges *changes, bytea *bytes);
 extern void pa_finish_changes(PaChanges *changes);
 extern void pa_copy_changed_keys(PaChanges *changes, Tuplestorestate *keys);
+extern void pa_end_changes(PaChanges *changes);
 
 /* refresh_log.c */
 typedef struct PaLogWriter PaLogWriter;
@@ -179,13 +184,21 @@ extern void pa_read_log(PaChanges *changes, int32 matview_id, Snapshot snapshot)
 extern void pa_clear_log(PaChanges *changes, Snapshot snapshot);
 extern void pa_forget_log(const char *query, PaParameters *parameters);
 
+/* Which version of a row of a catalog: whoever changes the row makes another one. */
+typedef struct PaRowVersion
+{
+	TransactionId xmin;
+	BlockNumber block;
+	OffsetNumber offset;
+} PaRowVersion;
+
 /* What a table that holds rows of a view's source was like. */
 typedef struct PaSourceTable
 {
 	Oid			relation;
 	Oid			storage;		/* relfilenode */
 	Oid			trigger;		/* ours */
-	TransactionId trigger_xmin; /* of its row in pg_trigger */
+	PaRowVersion trigger_version;	/* of its row in pg_trigger */
 	char		fires;			/* its tgenabled, or PA_FIRES_UNTRACED */
 	int64		lowest;			/* the bounds of the partition, when the view's window is of use */
 	int64		highest;
@@ -199,6 +212,7 @@ typedef struct PaSourceTable
 
 /* refresh_source.c */
 extern List *pa_describe_source(PaView *view);
+extern List *pa_add_latecomers(PaView *view, List *tables);
 extern char *pa_source_text(PaView *view, List *tables);
 extern void pa_add_unseen(PaChanges *changes, List *tables, const char *before, Relation matview);
 

@@ -12,6 +12,7 @@
 #include "prod_analytics.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
@@ -46,7 +47,7 @@ refuse(Archival *archival, const char *detail)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("groups of materialized view %s cannot be archived", archival->matview->name),
 			 errdetail("%s  No partition was dropped.", detail),
-			 errhint("Mend that, or register the view without an archive: SELECT %s.enable_incremental_refresh(%s);",
+			 errhint("Mend that, or go without an archive: SELECT %s.disable_incremental_refresh(%s); and register the view again.",
 					 PA_SCHEMA, quote_literal_cstr(archival->matview->name))));
 }
 
@@ -101,12 +102,21 @@ list_keys(Archival *archival)
 
 /*
  * begin prepares the archival of one view, while others go on working.
+ *
+ * The transaction must see what the partitions have when they are locked: rows that came after an older snapshot would
+ * go with them.
  */
 static void
 begin(Archival *archival)
 {
 	PaRefresh	refresh = {archival->matview};
 
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("groups of materialized view %s cannot be archived in a transaction that does not see what others commit",
+						archival->matview->name),
+				 errhint("Drop expired partitions under READ COMMITTED.")));
 	archival->view = pa_view(archival->matview->matview);
 	check(archival);
 	list_keys(archival);
@@ -173,8 +183,11 @@ pa_catch_up_archiving(List *archivals)
 		refresh.seen_keys = archival->expired_keys;
 		refresh_now(&refresh);
 		/* Then it is not known either which groups had rows in the partitions. */
-		if (strcmp(refresh.method, PA_METHOD_KEYS) != 0)
+		if (archival->expired_keys && strcmp(refresh.method, PA_METHOD_KEYS) != 0)
+		{
+			tuplestore_end(archival->expired_keys);
 			archival->expired_keys = NULL;
+		}
 	}
 }
 
@@ -251,5 +264,7 @@ pa_finish_archiving(List *archivals)
 		refresh_now(&refresh);
 		save(archival, refresh.merge.vanished);
 		tuplestore_end(refresh.merge.vanished);
+		if (archival->expired_keys)
+			tuplestore_end(archival->expired_keys);
 	}
 }

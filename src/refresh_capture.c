@@ -38,6 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(pa_capture_changes);
@@ -49,6 +50,7 @@ PG_FUNCTION_INFO_V1(pa_capture_changes);
 typedef struct CapturedView
 {
 	int32		id;
+	Oid			matview;
 	char	   *name;
 	bool		is_whole;		/* it is not known which groups a row belongs to; the rest is not set */
 	bool		is_input;		/* what is marked is what keys are computed from */
@@ -70,10 +72,23 @@ typedef struct CapturedTable
 	List	   *views;			/* of CapturedView */
 } CapturedTable;
 
-/* The tables that this session has written to: a hash table of CapturedTable, and the memory of all of it. */
-static HTAB *captured = NULL;
+/* A view that is kept incrementally. */
+typedef struct FollowedView
+{
+	PaMatview  *matview;
+	PaView	   *view;
+} FollowedView;
+
+/*
+ * The views that are kept incrementally, the tables that this session has written to (a hash table of CapturedTable),
+ * and the memory of all of it.  Which views these are depends on the names in the registry, and on its own: whatever
+ * may change the meaning of one of them is watched.
+ */
 static MemoryContext captured_context = NULL;
+static List *followed = NIL;
+static HTAB *captured = NULL;
 static Oid	registry = InvalidOid;
+static List *watched = NIL;		/* hash values of names in the server's caches */
 static bool is_current = false;
 
 /* Counts invalidations of what is in the cache, or about to be. */
@@ -100,7 +115,7 @@ typedef struct Mark
 	MarkKey		key;
 	uint32		hash;
 	char		status;			/* of the hash table's slot */
-	bool		is_written;		/* to changed_keys, by a refresh within the transaction */
+	uint64		written;		/* to changed_keys, by a refresh within the transaction, if it is the current writing */
 } Mark;
 
 static inline uint32
@@ -138,6 +153,9 @@ static Size marked_bytes = 0;
 /* Whether all marks are in changed_keys. */
 static bool all_written = true;
 
+/* Grows when what was written to changed_keys may be gone from there; never 0. */
+static uint64 writing = 1;
+
 /* Changes whenever a group that is marked may have to be marked again. */
 static uint64 marks_generation = 1;
 
@@ -155,20 +173,27 @@ forget_tables(Datum argument, Oid relation)
 }
 
 /*
+ * forget_names is called for each invalidation of a name of a relation or schema; 0 means all of them.
+ */
+static void
+forget_names(Datum argument, int cache, uint32 hash)
+{
+	if (hash != 0 && !list_member_int(watched, (int) hash))
+		return;
+	is_current = false;
+	invalidations++;
+}
+
+/*
  * forget_writing is called when a savepoint is rolled back: what was written since may be gone from changed_keys.
  */
 static void
 forget_writing(void)
 {
-	marks_iterator scan;
-	Mark	   *mark;
-
 	if (marks == NULL)
 		return;
 
-	marks_start_iterate(marks, &scan);
-	while ((mark = marks_iterate(marks, &scan)) != NULL)
-		mark->is_written = false;
+	writing++;
 	all_written = false;
 	marks_generation++;
 }
@@ -217,6 +242,8 @@ register_callbacks(void)
 	if (is_registered)
 		return;
 	CacheRegisterRelcacheCallback(forget_tables, (Datum) 0);
+	CacheRegisterSyscacheCallback(RELNAMENSP, forget_names, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACENAME, forget_names, (Datum) 0);
 	RegisterXactCallback(at_transaction_end, NULL);
 	RegisterSubXactCallback(at_subtransaction_end, NULL);
 	is_registered = true;
@@ -275,7 +302,7 @@ mark(MarkKey key)
 			entry->key.bytes = memcpy(MemoryContextAlloc(marks_context, key.length), key.bytes, key.length);
 		marked_bytes += key.length + sizeof(Mark);
 	}
-	entry->is_written = false;
+	entry->written = 0;
 	all_written = false;
 
 	if (marked_bytes > MOST_MARKED_BYTES)
@@ -303,7 +330,7 @@ pa_mark_key(int32 matview_id, PaView *view, const Datum *values, const bool *nul
 	MarkKey		key;
 
 	initStringInfo(&bytes);
-	pa_make_key(&bytes, pa_view_key_descriptor(view), view->key_count, values, nulls);
+	pa_make_key(&bytes, view->matview, pa_view_key_descriptor(view), view->key_count, values, nulls);
 	key.matview_id = matview_id;
 	key.length = bytes.len;
 	key.bytes = bytes.data;
@@ -342,9 +369,9 @@ pa_flush_marks(void)
 	marks_start_iterate(marks, &scan);
 	while ((entry = marks_iterate(marks, &scan)) != NULL)
 	{
-		if (!entry->is_written)
+		if (entry->written != writing)
 			pa_add_to_log(writer, entry->key.matview_id, entry->key.bytes, entry->key.length);
-		entry->is_written = true;
+		entry->written = writing;
 	}
 	pa_end_log(writer);
 	PopActiveSnapshot();
@@ -468,6 +495,7 @@ captured_view(PaMatview *matview, PaView *view, Relation table)
 	AttrMap    *map;
 
 	captive->id = matview->id;
+	captive->matview = matview->matview;
 	captive->name = matview->name;
 	captive->is_whole = is_unknown(view);
 	if (captive->is_whole)
@@ -503,39 +531,75 @@ text_column(Relation table, HeapTuple row, const char *name)
 }
 
 /*
- * incremental_matviews reads the registry like a catalog: as of now, whatever snapshot the transaction has, and
- * whoever is asking.
+ * watch finds a relation by its name, and from now on whatever makes the name mean another one is noticed.
  */
-static List *
-incremental_matviews(void)
+static Oid
+watch(const char *schema, const char *name)
+{
+	Oid			namespace;
+
+	watched = lappend_int(watched, (int) GetSysCacheHashValue1(NAMESPACENAME, CStringGetDatum(schema)));
+	namespace = get_namespace_oid(schema, true);
+	if (!OidIsValid(namespace))
+		return InvalidOid;
+	watched = lappend_int(watched, (int) GetSysCacheHashValue2(RELNAMENSP, CStringGetDatum(name),
+															   ObjectIdGetDatum(namespace)));
+
+	return get_relname_relid(name, namespace);
+}
+
+/*
+ * follow adds a view to those that are followed, if there is one of that name.
+ */
+static void
+follow(int32 id, char *matview_name)
+{
+	FollowedView *view = palloc0(sizeof(FollowedView));
+	char	   *schema;
+	char	   *name;
+
+	if (!pa_split_name(matview_name, &schema, &name))
+		return;
+
+	view->matview = palloc0(sizeof(PaMatview));
+	view->matview->id = id;
+	view->matview->name = matview_name;
+	view->matview->matview = watch(schema, name);
+	if (OidIsValid(view->matview->matview))
+		view->view = pa_view(view->matview->matview);
+	if (view->view)
+		followed = lappend(followed, view);
+}
+
+/*
+ * follow_all reads the registry like a catalog: as of now, whatever snapshot the transaction has, and whoever is
+ * asking.
+ */
+static void
+follow_all(void)
 {
 	Relation	table;
 	SysScanDesc scan;
 	HeapTuple	row;
-	List	   *matviews = NIL;
 
+	registry = watch(PA_SCHEMA, "registered_matviews");
 	if (!OidIsValid(registry))
-		return NIL;
+		return;
 
 	table = table_open(registry, AccessShareLock);
 	scan = systable_beginscan(table, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(row = systable_getnext(scan)))
 	{
-		PaMatview  *matview = palloc0(sizeof(PaMatview));
 		char	   *mode = text_column(table, row, "mode");
+		char	   *name = text_column(table, row, "matview");
 		bool		isnull;
+		Datum		id = heap_getattr(row, get_attnum(registry, "matview_id"), RelationGetDescr(table), &isnull);
 
-		matview->id = DatumGetInt32(heap_getattr(row, get_attnum(registry, "matview_id"), RelationGetDescr(table), &isnull));
-		matview->name = text_column(table, row, "matview");
-		if (mode && strcmp(mode, PA_REFRESH_INCREMENTAL) == 0 && matview->name)
-			matview->matview = pa_named_relation(matview->name);
-		if (OidIsValid(matview->matview))
-			matviews = lappend(matviews, matview);
+		if (mode && strcmp(mode, PA_REFRESH_INCREMENTAL) == 0 && name)
+			follow(DatumGetInt32(id), name);
 	}
 	systable_endscan(scan);
 	table_close(table, AccessShareLock);
-
-	return matviews;
 }
 
 /*
@@ -548,13 +612,12 @@ views_over(Relation table)
 	List	   *views = NIL;
 	ListCell   *cell;
 
-	foreach(cell, incremental_matviews())
+	foreach(cell, followed)
 	{
-		PaMatview  *matview = lfirst(cell);
-		PaView	   *view = pa_view(matview->matview);
+		FollowedView *candidate = lfirst(cell);
 
-		if (view && (view->reason || list_member_oid(sources, view->source)))
-			views = lappend(views, captured_view(matview, view, table));
+		if (candidate->view->reason || list_member_oid(sources, candidate->view->source))
+			views = lappend(views, captured_view(candidate->matview, candidate->view, table));
 	}
 
 	return views;
@@ -572,6 +635,8 @@ forget_all(void)
 	if (captured_context)
 		MemoryContextDelete(captured_context);
 	captured = NULL;
+	followed = NIL;
+	watched = NIL;
 	captured_context = AllocSetContextCreate(CacheMemoryContext, "captured tables", ALLOCSET_DEFAULT_SIZES);
 
 	control.keysize = sizeof(Oid);
@@ -586,27 +651,41 @@ forget_all(void)
 }
 
 /*
+ * bring_up_to_date fills the cache with the views that are to be followed.  What has changed meanwhile is looked at
+ * the next time.
+ */
+static void
+bring_up_to_date(void)
+{
+	uint64		before;
+	MemoryContext caller_context;
+
+	if (is_current)
+		return;
+
+	register_callbacks();
+	forget_all();
+	before = invalidations;
+	caller_context = MemoryContextSwitchTo(captured_context);
+	follow_all();
+	MemoryContextSwitchTo(caller_context);
+	is_current = (invalidations == before);
+}
+
+/*
  * prepare_table finds out what is needed to know of a table that is written to.
  */
 static CapturedTable *
 prepare_table(Relation table)
 {
 	Oid			relation = RelationGetRelid(table);
-	uint64		before;
+	uint64		before = invalidations;
 	List	   *views;
 	CapturedTable *entry;
 	MemoryContext caller_context;
 
-	if (!is_current)
-	{
-		register_callbacks();
-		forget_all();
-		registry = get_relname_relid("registered_matviews", get_namespace_oid(PA_SCHEMA, true));
-		is_current = true;
-	}
-
 	being_prepared = relation;
-	before = invalidations;
+	bring_up_to_date();
 	caller_context = MemoryContextSwitchTo(captured_context);
 	views = views_over(table);
 	MemoryContextSwitchTo(caller_context);
@@ -614,9 +693,27 @@ prepare_table(Relation table)
 	entry = hash_search(captured, &relation, HASH_ENTER, NULL);
 	entry->views = views;
 	/* What has changed meanwhile is looked at when the next row comes. */
-	is_current = (invalidations == before);
+	is_current &= (invalidations == before);
 
 	return entry;
+}
+
+/*
+ * pa_mark_views_of marks all groups of the views that read a table itself, rather than one that it is a partition of.
+ */
+void
+pa_mark_views_of(Oid table)
+{
+	ListCell   *cell;
+
+	bring_up_to_date();
+	foreach(cell, followed)
+	{
+		FollowedView *candidate = lfirst(cell);
+
+		if (candidate->view->reason || candidate->view->source == table)
+			pa_mark_everything(candidate->matview->id);
+	}
 }
 
 /*
@@ -691,9 +788,9 @@ read_key(CapturedView *view, TupleTableSlot *row)
 			values[i] = slot_getattr(row, view->key_columns[i], &nulls[i]);
 
 	if (view->is_input)
-		pa_make_input(&key_bytes, view->keys, values, nulls);
+		pa_make_input(&key_bytes, view->matview, view->keys, values, nulls);
 	else
-		pa_make_key(&key_bytes, view->keys, view->key_count, values, nulls);
+		pa_make_key(&key_bytes, view->matview, view->keys, view->key_count, values, nulls);
 }
 
 /*

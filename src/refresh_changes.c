@@ -36,11 +36,10 @@ pa_begin_changes(PaView *view)
 }
 
 /*
- * pa_start_changes gets ready to sort keys, which whoever adds them in a memory context or a subtransaction of his
- * own must do before.
+ * start_sort gets ready to sort keys, in the memory context of the refresh.
  */
-void
-pa_start_changes(PaChanges *changes)
+static void
+start_sort(PaChanges *changes)
 {
 	PaView	   *view = changes->view;
 	AttrNumber	columns[INDEX_MAX_KEYS];
@@ -69,7 +68,7 @@ pa_add_changed_key(PaChanges *changes, const Datum *values, const bool *nulls)
 	TupleTableSlot *slot;
 
 	if (changes->sort == NULL)
-		pa_start_changes(changes);
+		start_sort(changes);
 
 	slot = changes->slot;
 	ExecClearTuple(slot);
@@ -90,7 +89,8 @@ add_input(PaChanges *changes, bytea *bytes)
 	Datum	   *values = palloc(sizeof(Datum) * (descriptor->natts + 1));
 	bool	   *nulls = palloc(sizeof(bool) * (descriptor->natts + 1));
 
-	if (!pa_read_key(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), descriptor, descriptor->natts, values, nulls))
+	if (!pa_read_key(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), changes->view->matview, descriptor,
+					 descriptor->natts, values, nulls))
 		return false;
 	tuplestore_putvalues(changes->inputs, descriptor, values, nulls);
 
@@ -106,7 +106,8 @@ add_key(PaChanges *changes, bytea *bytes)
 	Datum		values[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
 
-	if (!pa_read_key(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), changes->keys, changes->view->key_count, values, nulls))
+	if (!pa_read_key(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), changes->view->matview, changes->keys,
+					 changes->view->key_count, values, nulls))
 		return false;
 	pa_add_changed_key(changes, values, nulls);
 
@@ -125,7 +126,7 @@ pa_add_changed_bytes(PaChanges *changes, bytea *bytes)
 	if (is_input && changes->inputs == NULL)
 		changes->inputs = tuplestore_begin_heap(false, false, work_mem);
 	if (!is_input && changes->sort == NULL)
-		pa_start_changes(changes);
+		start_sort(changes);
 
 	caller_context = MemoryContextSwitchTo(changes->row_context);
 	if (!(is_input ? add_input(changes, bytes) : add_key(changes, bytes)))
@@ -182,8 +183,7 @@ set_window(PaChanges *changes, Datum *values, bool *nulls)
 		return false;
 	}
 
-	/* The ends of time are a range of one value. */
-	return changes->prefers_range && values[lowest] != values[highest];
+	return changes->prefers_range && pa_view_window_is_exact(view, values[key]);
 }
 
 /*
@@ -305,4 +305,18 @@ pa_copy_changed_keys(PaChanges *changes, Tuplestorestate *keys)
 		tuplestore_rescan(part->store);
 	}
 	ExecDropSingleTupleTableSlot(row);
+}
+
+/*
+ * pa_end_changes releases what a set holds besides memory: files.
+ */
+void
+pa_end_changes(PaChanges *changes)
+{
+	ListCell   *cell;
+
+	foreach(cell, changes->parts)
+		tuplestore_end(((PaChangesPart *) lfirst(cell))->store);
+	changes->parts = NIL;
+	MemoryContextDelete(changes->row_context);
 }

@@ -39,6 +39,7 @@ typedef struct Planned
 {
 	char	   *sql;
 	SPIPlanPtr	plan;
+	int			running;		/* how often it does at the moment: what it calls may refresh a view as well */
 } Planned;
 
 static List *plans = NIL;
@@ -55,33 +56,37 @@ forget_plans(void)
 	{
 		Planned    *planned = lfirst(cell);
 
+		if (planned->running > 0)
+			continue;
 		SPI_freeplan(planned->plan);
 		pfree(planned->sql);
+		pfree(planned);
+		plans = foreach_delete_current(plans, cell);
 	}
-	list_free_deep(plans);
-	plans = NIL;
 }
 
 /*
  * remember_plan keeps a plan for the session.
  */
-static void
+static Planned *
 remember_plan(const char *sql, SPIPlanPtr plan)
 {
 	MemoryContext caller_context = MemoryContextSwitchTo(CacheMemoryContext);
-	Planned    *planned = palloc(sizeof(Planned));
+	Planned    *planned = palloc0(sizeof(Planned));
 
 	planned->sql = pstrdup(sql);
 	planned->plan = plan;
 	plans = lappend(plans, planned);
 	SPI_keepplan(plan);
 	MemoryContextSwitchTo(caller_context);
+
+	return planned;
 }
 
 /*
  * plan_of finds the plan of a statement, or makes it.
  */
-static SPIPlanPtr
+static Planned *
 plan_of(const char *sql)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
@@ -93,7 +98,7 @@ plan_of(const char *sql)
 		Planned    *planned = lfirst(cell);
 
 		if (strcmp(planned->sql, sql) == 0)
-			return planned->plan;
+			return planned;
 	}
 
 	if (list_length(plans) >= MOST_PLANS)
@@ -102,9 +107,8 @@ plan_of(const char *sql)
 	MemoryContextSwitchTo(caller_context);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql);
-	remember_plan(sql, plan);
 
-	return plan;
+	return remember_plan(sql, plan);
 }
 
 /*
@@ -113,7 +117,7 @@ plan_of(const char *sql)
 static double
 cost_of(const char *sql)
 {
-	CachedPlan *plan = SPI_plan_get_cached_plan(plan_of(sql));
+	CachedPlan *plan = SPI_plan_get_cached_plan(plan_of(sql)->plan);
 	double		cost;
 
 	if (plan == NULL)
@@ -179,7 +183,8 @@ run(PaView *view, const char *sql, Tuplestorestate *rows, int64 expected)
 	MemoryContext caller_context = CurrentMemoryContext;
 	SPIExecuteOptions options = {0};
 	Collector	collector = {{collect, start_collecting, stop_collecting, destroy_collector, DestTuplestore}};
-	int			code;
+	Planned    *planned = plan_of(sql);
+	volatile int code = 0;
 
 	collector.store = CreateTuplestoreDestReceiver();
 	SetTuplestoreDestReceiverParams(collector.store, rows, CurrentMemoryContext, true, NULL, NULL);
@@ -189,7 +194,16 @@ run(PaView *view, const char *sql, Tuplestorestate *rows, int64 expected)
 
 	options.read_only = true;
 	options.dest = &collector.public;
-	code = SPI_execute_plan_extended(plan_of(sql), &options);
+	planned->running++;
+	PG_TRY();
+	{
+		code = SPI_execute_plan_extended(planned->plan, &options);
+	}
+	PG_FINALLY();
+	{
+		planned->running--;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(caller_context);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(code), sql);
@@ -403,41 +417,51 @@ pa_add_keys_of(PaChanges *changes, Oid table)
 	tuplestore_end(keys);
 }
 
+/* Computing keys from inputs. */
+typedef struct KeyComputation
+{
+	PaChanges  *changes;
+	Tuplestorestate *keys;		/* gets them */
+} KeyComputation;
+
 /*
  * compute_keys is the work of pa_add_keys_of_inputs.
  */
 static void
 compute_keys(void *argument)
 {
-	PaChanges  *changes = argument;
+	KeyComputation *computation = argument;
+	PaChanges  *changes = computation->changes;
 	TupleDesc	descriptor = pa_view_input_descriptor(changes->view);
-	Tuplestorestate *keys = tuplestore_begin_heap(false, false, work_mem);
 
 	/* A connection of its own to SPI forgets the relation even after an error. */
 	SPI_connect();
 	begin_relation("inputs", descriptor, changes->inputs);
-	run(changes->view, typed_sql(descriptor, pa_view_input_keys_sql(changes->view)), keys, 0);
+	run(changes->view, typed_sql(descriptor, pa_view_input_keys_sql(changes->view)), computation->keys, 0);
 	SPI_finish();
-
-	add_listed(changes, keys, 0);
-	tuplestore_end(keys);
 }
 
 /*
  * pa_add_keys_of_inputs computes the keys that nobody has computed yet.  When one fails, its row may be gone, or not
  * belong to the view: what the view's query says of it counts, which everything is computed by then.
+ *
+ * Only a store that was begun outside of the subtransaction keeps its file when that ends.
  */
 void
 pa_add_keys_of_inputs(PaChanges *changes)
 {
+	KeyComputation computation = {changes};
 	ErrorData  *error;
 
 	if (changes->inputs == NULL)
 		return;
-	if (changes->sort == NULL)
-		pa_start_changes(changes);
-	if (!changes->everything && !pa_try(compute_keys, changes, &error))
+
+	computation.keys = tuplestore_begin_heap(false, false, work_mem);
+	if (!changes->everything && !pa_try(compute_keys, &computation, &error))
 		changes->everything = true;
+	if (!changes->everything)
+		add_listed(changes, computation.keys, 0);
+	tuplestore_end(computation.keys);
 	tuplestore_end(changes->inputs);
 	changes->inputs = NULL;
 }

@@ -13,10 +13,12 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "refresh_view.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 /* A walk over an expression in search of what keeps it from being maintained. */
 typedef struct Inspection
@@ -27,7 +29,7 @@ typedef struct Inspection
 	char	   *problem;		/* a clause that follows the name of the expression */
 } Inspection;
 
-/* The aggregates that are STABLE because they convert values to JSON. */
+/* The aggregates that are STABLE because they convert values to JSON, some of which depend on settings then. */
 static const char *const json_aggregates[] = {
 	"json_agg", "json_agg_strict", "jsonb_agg", "jsonb_agg_strict",
 	"json_object_agg", "json_object_agg_strict", "json_object_agg_unique", "json_object_agg_unique_strict",
@@ -197,6 +199,91 @@ subscript_problem(SubscriptingRef *reference)
 	return psprintf("uses subscripts of type %s, which is not built in", format_type_be(container));
 }
 
+static Oid	mutable_in_json(Oid type);
+
+/*
+ * mutable_attribute is a type in rows of a composite type that JSON shows by the settings; InvalidOid when there is
+ * none.
+ */
+static Oid
+mutable_attribute(Oid type)
+{
+	TupleDesc	descriptor = lookup_rowtype_tupdesc_domain(type, -1, false);
+	Oid			result = InvalidOid;
+
+	for (int i = 0; i < descriptor->natts && !OidIsValid(result); i++)
+		if (!TupleDescAttr(descriptor, i)->attisdropped)
+			result = mutable_in_json(TupleDescAttr(descriptor, i)->atttypid);
+	ReleaseTupleDesc(descriptor);
+
+	return result;
+}
+
+/*
+ * is_printed_alike tells whether a type's output function always prints the same.
+ */
+static bool
+is_printed_alike(Oid type)
+{
+	Oid			output;
+	bool		is_varlena;
+
+	getTypeOutputInfo(type, &output, &is_varlena);
+
+	return func_volatile(output) == PROVOLATILE_IMMUTABLE;
+}
+
+/*
+ * mutable_in_json is a type, in values of the type given, that JSON shows by the settings; InvalidOid when there is
+ * none.  Dates and times without a zone have a format of their own there.
+ */
+static Oid
+mutable_in_json(Oid type)
+{
+	Oid			base = getBaseType(type);
+	Oid			element = get_element_type(base);
+	Oid			cast_function;
+
+	check_stack_depth();
+
+	if (OidIsValid(element))
+		return mutable_in_json(element);
+	if (base == DATEOID || base == TIMESTAMPOID || type_is_enum(base))
+		return InvalidOid;
+	if (type_is_range(base))
+		return is_printed_alike(get_range_subtype(base)) ? InvalidOid : base;
+	if (type_is_multirange(base))
+		return mutable_in_json(get_multirange_range(base));
+	if (get_typtype(base) == TYPTYPE_COMPOSITE)
+		return mutable_attribute(base);
+	if (!is_built_in(base) &&
+		find_coercion_pathway(JSONOID, base, COERCION_EXPLICIT, &cast_function) == COERCION_PATH_FUNC)
+		return func_volatile(cast_function) == PROVOLATILE_IMMUTABLE ? InvalidOid : base;
+
+	/* What a record consists of is not known. */
+	return base != RECORDOID && is_printed_alike(base) ? InvalidOid : base;
+}
+
+/*
+ * json_problem finds fault with an aggregate that makes JSON of values that it shows by the settings.
+ */
+static char *
+json_problem(Aggref *aggregate)
+{
+	ListCell   *cell;
+
+	foreach(cell, aggregate->aggargtypes)
+	{
+		Oid			type = mutable_in_json(lfirst_oid(cell));
+
+		if (OidIsValid(type))
+			return psprintf("uses %s with %s, whose text depends on settings like TimeZone",
+							call_text((Node *) aggregate, aggregate->aggfnoid), format_type_be(type));
+	}
+
+	return NULL;
+}
+
 /*
  * check_function finds fault with a function that the expression calls; true ends the walk.
  */
@@ -205,9 +292,13 @@ check_function(Oid function, void *context)
 {
 	Inspection *inspection = context;
 
-	if (IsA(inspection->node, Aggref) &&
-		(!is_built_in(function) || pa_is_named(function, json_aggregates, lengthof(json_aggregates))))
+	if (IsA(inspection->node, Aggref) && !is_built_in(function))
 		return false;
+	if (IsA(inspection->node, Aggref) && pa_is_named(function, json_aggregates, lengthof(json_aggregates)))
+	{
+		inspection->problem = inspection->clocks_only ? NULL : json_problem((Aggref *) inspection->node);
+		return inspection->problem != NULL;
+	}
 
 	if (inspection->clocks_only && func_volatile(function) != PROVOLATILE_VOLATILE && get_func_nargs(function) > 0)
 		return false;

@@ -3,7 +3,8 @@
  *		The keys of groups as bytes, to be hashed, compared and kept in changed_keys.
  *
  * A key that may fail to be computed is not the business of whoever writes to the source.  Then there is what it is
- * computed from instead, the input.  The first byte tells which of them it is.
+ * computed from instead, the input.  The first byte tells which of them it is; then comes the OID of the view, since
+ * keys of another one under the same name may have the same length.
  *
  * The bytes are those that the values have in memory, so that writers need not print them.  Two values that are
  * equal may have different ones (1.0 and 1.00): whoever reads them compares again.  They mean something in this
@@ -59,13 +60,23 @@ append_values(StringInfo bytes, TupleDesc descriptor, int count, const Datum *va
 }
 
 /*
+ * begin_bytes writes what precedes the values.
+ */
+static void
+begin_bytes(StringInfo bytes, char kind, Oid matview)
+{
+	resetStringInfo(bytes);
+	appendStringInfoCharMacro(bytes, kind);
+	appendBinaryStringInfo(bytes, (char *) &matview, sizeof(matview));
+}
+
+/*
  * pa_make_key makes the bytes of a key.
  */
 void
-pa_make_key(StringInfo bytes, TupleDesc descriptor, int key_count, const Datum *values, const bool *nulls)
+pa_make_key(StringInfo bytes, Oid matview, TupleDesc descriptor, int key_count, const Datum *values, const bool *nulls)
 {
-	resetStringInfo(bytes);
-	appendStringInfoCharMacro(bytes, KEY);
+	begin_bytes(bytes, KEY, matview);
 	append_values(bytes, descriptor, key_count, values, nulls);
 }
 
@@ -73,10 +84,9 @@ pa_make_key(StringInfo bytes, TupleDesc descriptor, int key_count, const Datum *
  * pa_make_input makes the bytes of an input.
  */
 void
-pa_make_input(StringInfo bytes, TupleDesc descriptor, const Datum *values, const bool *nulls)
+pa_make_input(StringInfo bytes, Oid matview, TupleDesc descriptor, const Datum *values, const bool *nulls)
 {
-	resetStringInfo(bytes);
-	appendStringInfoCharMacro(bytes, INPUT);
+	begin_bytes(bytes, INPUT, matview);
 	append_values(bytes, descriptor, descriptor->natts, values, nulls);
 }
 
@@ -148,14 +158,18 @@ take_value(Rest *rest, Form_pg_attribute attribute, Datum *value)
 }
 
 /*
- * pa_read_key reads the values in the bytes of a key, or of an input; false when there are others.
+ * pa_read_key reads the values in the bytes of a key, or of an input; false when they are others, or another view's.
  */
 bool
-pa_read_key(const char *bytes, Size length, TupleDesc descriptor, int count, Datum *values, bool *nulls)
+pa_read_key(const char *bytes, Size length, Oid matview, TupleDesc descriptor, int count, Datum *values, bool *nulls)
 {
 	Rest		rest = {bytes, length};
+	Oid		   *of;
 
 	if (take(&rest, 1, 0) == NULL)
+		return false;
+	of = (Oid *) take(&rest, sizeof(Oid), 0);
+	if (of == NULL || *of != matview)
 		return false;
 
 	for (int i = 0; i < count; i++)

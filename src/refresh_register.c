@@ -170,12 +170,13 @@ pa_forget_unregistered(void)
 {
 	Oid			namespace = get_namespace_oid(PA_SCHEMA, false);
 
-	if (OidIsValid(get_relname_relid("changed_keys", namespace)))
-		pa_forget_lost_keys();
+	/* A refresh has locked its row there before it deletes keys. */
 	if (OidIsValid(get_relname_relid("refresh_state", namespace)))
 		pa_query("DELETE FROM prod_analytics.refresh_state WHERE matview_id NOT IN"
 				 " (SELECT matview_id FROM prod_analytics.registered_matviews)",
 				 NULL, SPI_OK_DELETE);
+	if (OidIsValid(get_relname_relid("changed_keys", namespace)))
+		pa_forget_lost_keys();
 }
 
 /*
@@ -219,12 +220,14 @@ check_not_shared(const char *matview, const char *archive)
 /*
  * save writes a view into the registry, in the place of what is there, and returns its number.  Everything
  * is taken to have changed; whoever refreshes it now is waited for.
+ *
+ * *archive_name is the name of its archive, or NULL: then it gets that of the archive which the view has already.  To
+ * lose one must not be as easy as to leave out an argument.
  */
 static int32
-save(PaView *view, Oid archive)
+save(PaView *view, char **archive_name)
 {
 	char	   *name = pa_relation_sql(view->matview);
-	char	   *archive_name = OidIsValid(archive) ? pa_relation_sql(archive) : NULL;
 	PaParameters parameters = {0};
 	PaParameters number = {0};
 	PaGuard		guard;
@@ -232,19 +235,20 @@ save(PaView *view, Oid archive)
 	bool		isnull;
 
 	pa_guard_enter(&guard, pa_owner(pa_table("registered_matviews")));
-	if (archive_name)
-		check_not_shared(name, archive_name);
+	if (*archive_name)
+		check_not_shared(name, *archive_name);
 
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(name));
-	add_optional(&parameters, TEXTOID, optional_text(archive_name));
+	add_optional(&parameters, TEXTOID, optional_text(*archive_name));
 	pa_add_parameter(&parameters, TEXTOID,
 					 CStringGetTextDatum(view->reason ? PA_REFRESH_FULL : PA_REFRESH_INCREMENTAL));
 	add_optional(&parameters, TEXTOID, optional_text(view->reason));
-	pa_query("INSERT INTO prod_analytics.registered_matviews (matview, archive, mode, reason) VALUES ($1, $2, $3, $4)"
-			 " ON CONFLICT (matview) DO UPDATE SET archive = EXCLUDED.archive, mode = EXCLUDED.mode,"
-			 " reason = EXCLUDED.reason, registered_at = EXCLUDED.registered_at RETURNING matview_id",
+	pa_query("INSERT INTO prod_analytics.registered_matviews AS r (matview, archive, mode, reason) VALUES ($1, $2, $3, $4)"
+			 " ON CONFLICT (matview) DO UPDATE SET archive = coalesce(EXCLUDED.archive, r.archive), mode = EXCLUDED.mode,"
+			 " reason = EXCLUDED.reason, registered_at = EXCLUDED.registered_at RETURNING matview_id, archive",
 			 &parameters, SPI_OK_INSERT_RETURNING);
 	matview_id = DatumGetInt32(pa_result(0, 1, &isnull));
+	*archive_name = text_or_null(0, 2);
 
 	pa_add_parameter(&number, INT4OID, Int32GetDatum(matview_id));
 	pa_query("INSERT INTO prod_analytics.refresh_state (matview_id) VALUES ($1)"
@@ -312,7 +316,7 @@ advice(PaView *view)
  * registration tells how a view is kept: the result of enable_incremental_refresh().
  */
 static Datum
-registration(PaView *view, Oid archive)
+registration(PaView *view, const char *archive_name)
 {
 	PaParameters parameters = {0};
 	Oid			index = view->reason ? InvalidOid : pa_view_source_index(view);
@@ -322,13 +326,15 @@ registration(PaView *view, Oid archive)
 	if (view->reason)
 	{
 		pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(view->reason));
-		pa_query("SELECT jsonb_build_object('mode', 'full', 'matview', $1, 'reason', $2)", &parameters, SPI_OK_SELECT);
+		add_optional(&parameters, TEXTOID, optional_text(archive_name));
+		pa_query("SELECT jsonb_strip_nulls(jsonb_build_object('mode', 'full', 'matview', $1, 'reason', $2, 'archive', $3))",
+				 &parameters, SPI_OK_SELECT);
 	}
 	else
 	{
 		pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(pa_relation_sql(view->source)));
 		pa_add_parameter(&parameters, TEXTARRAYOID, key_names(view));
-		add_optional(&parameters, TEXTOID, optional_text(OidIsValid(archive) ? pa_relation_sql(archive) : NULL));
+		add_optional(&parameters, TEXTOID, optional_text(archive_name));
 		add_optional(&parameters, TEXTOID, optional_text(OidIsValid(index) ? pa_relation_sql(index) : NULL));
 		add_optional(&parameters, TEXTOID, optional_text(OidIsValid(index) ? NULL : advice(view)));
 		add_optional(&parameters, TEXTARRAYOID, names_of(view, view->not_data));
@@ -347,6 +353,7 @@ registration(PaView *view, Oid archive)
 static Datum
 register_view(PaView *view, Oid archive)
 {
+	char	   *archive_name = OidIsValid(archive) ? pa_relation_sql(archive) : NULL;
 	int32		matview_id;
 
 	if (view->reason == NULL)
@@ -354,13 +361,13 @@ register_view(PaView *view, Oid archive)
 	if (OidIsValid(archive))
 		pa_check_archive(view, archive);
 
-	matview_id = save(view, archive);
+	matview_id = save(view, &archive_name);
 	if (view->reason)
 		pa_drop_idle_captures();
 	else
 		pa_make_capture(view->source, matview_id);
 
-	return registration(view, archive);
+	return registration(view, archive_name);
 }
 
 /*

@@ -7,7 +7,11 @@
  * that rewrites the table replace, and the row of our trigger in pg_trigger, which is another one after the trigger
  * was disabled and enabled, or the table detached and attached.  The next refresh compares.
  *
- * It is written down before the snapshot is taken: what happens in between is noticed next time.
+ * It is found out before the snapshot is taken: what happens in between is noticed next time.
+ *
+ * A plain REFRESH can take the view anywhere: its snapshot may be older than the last refresh of ours, and it sees
+ * partitions that may be gone before the next one.  So the view's row in pg_class, of which REFRESH makes another
+ * version, is compared too.
  */
 #include "prod_analytics.h"
 
@@ -23,6 +27,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "guard.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -37,6 +42,12 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+
+/* A PaRowVersion as text. */
+#define VERSION_FORMAT "%u/%u/%hu"
+
+/* How many tables a warning names. */
+#define MOST_NAMED 5
 
 /*
  * forbid_later refuses to go on when a row of a catalog was made after the transaction took its snapshot.
@@ -55,7 +66,7 @@ forbid_later(HeapTuple row, Oid relation)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access due to a change of table \"%s\"", get_rel_name(relation)),
+			 errmsg("could not serialize access due to a change of \"%s\"", get_rel_name(relation)),
 			 errhint("Try the transaction again.")));
 }
 
@@ -86,10 +97,72 @@ forbid_later_table(Oid relation)
 }
 
 /*
+ * version_of tells which version of its row in a catalog a tuple is.
+ */
+static PaRowVersion
+version_of(HeapTuple row)
+{
+	PaRowVersion version;
+
+	version.xmin = HeapTupleHeaderGetRawXmin(row->t_data);
+	version.block = ItemPointerGetBlockNumber(&row->t_self);
+	version.offset = ItemPointerGetOffsetNumber(&row->t_self);
+
+	return version;
+}
+
+static bool
+is_same_version(PaRowVersion a, PaRowVersion b)
+{
+	return a.xmin == b.xmin && a.block == b.block && a.offset == b.offset;
+}
+
+/*
+ * parent_trigger is the trigger that another one was cloned from; InvalidOid when it is not a clone.  *table gets the
+ * table that the other one is on.
+ */
+static Oid
+parent_trigger(Relation triggers, Oid trigger, Oid *table)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	row;
+	Oid			parent = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(triggers, TriggerOidIndexId, true, NULL, 1, &key);
+	row = systable_getnext(scan);
+	if (HeapTupleIsValid(row))
+	{
+		*table = ((Form_pg_trigger) GETSTRUCT(row))->tgrelid;
+		parent = ((Form_pg_trigger) GETSTRUCT(row))->tgparentid;
+	}
+	systable_endscan(scan);
+
+	return parent;
+}
+
+/*
+ * is_of_source tells whether a trigger was made for the view's source, or is a clone of one that was: a partition that
+ * another view reads has one of its own, which it keeps when it is detached.
+ */
+static bool
+is_of_source(PaView *view, Relation triggers, Form_pg_trigger trigger)
+{
+	Oid			table = trigger->tgrelid;
+	Oid			parent = trigger->tgparentid;
+
+	while (OidIsValid(parent))
+		parent = parent_trigger(triggers, parent, &table);
+
+	return table == view->source;
+}
+
+/*
  * find_trigger looks for our trigger on a table; of several the best counts.
  */
 static void
-find_trigger(PaSourceTable *table, Oid function)
+find_trigger(PaView *view, PaSourceTable *table, Oid function)
 {
 	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -105,11 +178,11 @@ find_trigger(PaSourceTable *table, Oid function)
 
 		if (trigger->tgfoid != function || trigger->tgtype != PA_CAPTURE_TRIGGER_TYPE ||
 			trigger->tgattr.dim1 != 0 || !heap_attisnull(row, Anum_pg_trigger_tgqual, NULL) ||
-			table->fires == TRIGGER_FIRES_ALWAYS)
+			table->fires == TRIGGER_FIRES_ALWAYS || !is_of_source(view, triggers, trigger))
 			continue;
 		forbid_later(row, table->relation);
 		table->trigger = trigger->oid;
-		table->trigger_xmin = HeapTupleHeaderGetRawXmin(row->t_data);
+		table->trigger_version = version_of(row);
 		table->fires = trigger->tgenabled;
 	}
 	systable_endscan(scan);
@@ -185,7 +258,7 @@ describe(PaView *view, Oid relation, Oid function)
 		forbid_later_table(relation);
 	table->relation = relation;
 	table->storage = open->rd_rel->relfilenode;
-	find_trigger(table, function);
+	find_trigger(view, table, function);
 	/* In storage that this transaction has made, TRUNCATE leaves no trace. */
 	if (pa_has_new_storage(open))
 		table->fires = PA_FIRES_UNTRACED;
@@ -197,7 +270,7 @@ describe(PaView *view, Oid relation, Oid function)
 
 /*
  * pa_describe_source lists the tables that hold the rows of a view's source, and keeps them from being truncated
- * or dropped until the end of the transaction.
+ * or dropped until the end of the transaction.  The view is locked.
  */
 List *
 pa_describe_source(PaView *view)
@@ -207,6 +280,8 @@ pa_describe_source(PaView *view)
 	List	   *tables = NIL;
 	ListCell   *cell;
 
+	if (IsolationUsesXactSnapshot())
+		forbid_later_table(view->matview);
 	LockRelationOid(view->source, AccessShareLock);
 	relations = find_all_inheritors(view->source, AccessShareLock, NULL);
 
@@ -218,13 +293,101 @@ pa_describe_source(PaView *view)
 }
 
 /*
+ * find_table finds a table in a description; NULL when it is not there.
+ */
+static PaSourceTable *
+find_table(List *tables, Oid relation)
+{
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		PaSourceTable *table = lfirst(cell);
+
+		if (table->relation == relation)
+			return table;
+	}
+
+	return NULL;
+}
+
+/*
+ * pa_add_latecomers adds the tables that were attached after the source was described.  What was computed meanwhile
+ * may contain rows of theirs, or not.
+ */
+List *
+pa_add_latecomers(PaView *view, List *tables)
+{
+	Oid			function = pa_capture_function();
+	List	   *late = NIL;
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(view->source, AccessShareLock, NULL))
+	{
+		PaSourceTable *table;
+
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_PARTITIONED_TABLE || find_table(tables, lfirst_oid(cell)))
+			continue;
+		table = describe(view, lfirst_oid(cell), function);
+		table->fires = PA_FIRES_UNTRACED;
+		late = lappend(late, table);
+	}
+
+	return list_concat(tables, late);
+}
+
+/*
+ * view_version tells which version of the view's row in pg_class is in force.
+ */
+static PaRowVersion
+view_version(PaView *view)
+{
+	HeapTuple	row = SearchSysCache1(RELOID, ObjectIdGetDatum(view->matview));
+	PaRowVersion version;
+
+	if (!HeapTupleIsValid(row))
+		elog(ERROR, "cache lookup failed for relation %u", view->matview);
+	version = version_of(row);
+	ReleaseSysCache(row);
+
+	return version;
+}
+
+/*
+ * row_shape stands for the names and types of the source's columns, of which values the view may be made: those of
+ * a row as JSON, for one.
+ */
+static uint64
+row_shape(PaView *view)
+{
+	Oid			source = view->source;
+	uint64		shape = 0;
+
+	for (AttrNumber column = 1; SearchSysCacheExists2(ATTNUM, ObjectIdGetDatum(source), Int16GetDatum(column)); column++)
+	{
+		/* NULL: the column was dropped. */
+		char	   *name = get_attname(source, column, true);
+
+		if (name)
+			shape = hash_bytes_extended((unsigned char *) name, strlen(name), shape);
+		shape = hash_combine64(shape, name ? get_atttype(source, column) : InvalidOid);
+	}
+
+	return shape;
+}
+
+/*
  * heading names the database and the view.  What is under another one is worthless, as after a restore, where the
  * same OIDs mean other tables.
  */
 static char *
 heading(PaView *view)
 {
-	return psprintf(UINT64_FORMAT " %u %u %u", GetSystemIdentifier(), MyDatabaseId, view->matview, view->source);
+	PaRowVersion version = view_version(view);
+
+	return psprintf(UINT64_FORMAT " %u %u " VERSION_FORMAT " %u " UINT64_FORMAT, GetSystemIdentifier(), MyDatabaseId,
+					view->matview, version.xmin, version.block, version.offset, view->source,
+					bms_is_member(0, view->columns) ? row_shape(view) : 0);
 }
 
 /*
@@ -242,8 +405,9 @@ pa_source_text(PaView *view, List *tables)
 	{
 		PaSourceTable *table = lfirst(cell);
 
-		appendStringInfo(&lines, "\n%u %u %u %u %c " INT64_FORMAT " " INT64_FORMAT,
-						 table->relation, table->storage, table->trigger, table->trigger_xmin, table->fires,
+		appendStringInfo(&lines, "\n%u %u %u " VERSION_FORMAT " %c " INT64_FORMAT " " INT64_FORMAT,
+						 table->relation, table->storage, table->trigger, table->trigger_version.xmin,
+						 table->trigger_version.block, table->trigger_version.offset, table->fires,
 						 table->lowest, table->highest);
 	}
 
@@ -267,33 +431,15 @@ parse(PaView *view, const char *lines, List **tables)
 	{
 		PaSourceTable *table = palloc0(sizeof(PaSourceTable));
 
-		if (sscanf(line, "%u %u %u %u %c " INT64_FORMAT " " INT64_FORMAT,
-				   &table->relation, &table->storage, &table->trigger, &table->trigger_xmin, &table->fires,
-				   &table->lowest, &table->highest) != 7)
+		if (sscanf(line, "%u %u %u " VERSION_FORMAT " %c " INT64_FORMAT " " INT64_FORMAT,
+				   &table->relation, &table->storage, &table->trigger, &table->trigger_version.xmin,
+				   &table->trigger_version.block, &table->trigger_version.offset, &table->fires,
+				   &table->lowest, &table->highest) != 9)
 			return false;
 		*tables = lappend(*tables, table);
 	}
 
 	return true;
-}
-
-/*
- * find_table finds a table in a description; NULL when it is not there.
- */
-static PaSourceTable *
-find_table(List *tables, Oid relation)
-{
-	ListCell   *cell;
-
-	foreach(cell, tables)
-	{
-		PaSourceTable *table = lfirst(cell);
-
-		if (table->relation == relation)
-			return table;
-	}
-
-	return NULL;
 }
 
 /*
@@ -305,7 +451,7 @@ is_captured(PaSourceTable *then, PaSourceTable *now)
 	return then && now &&
 		then->fires == TRIGGER_FIRES_ALWAYS && now->fires == TRIGGER_FIRES_ALWAYS &&
 		then->storage == now->storage &&
-		then->trigger == now->trigger && then->trigger_xmin == now->trigger_xmin;
+		then->trigger == now->trigger && is_same_version(then->trigger_version, now->trigger_version);
 }
 
 /*
@@ -351,17 +497,36 @@ add_stored(PaChanges *changes, List *tables, Relation matview)
 }
 
 /*
- * warn_of_trigger tells that a table has to be looked at as a whole each time.
+ * warn_of_triggers tells that tables have to be looked at as a whole each time.
  */
 static void
-warn_of_trigger(PaView *view, PaSourceTable *table)
+warn_of_triggers(PaView *view, List *tables)
 {
-	char	   *name = get_rel_name(table->relation);
+	StringInfoData names;
+	ListCell   *cell;
+
+	if (tables == NIL)
+		return;
+
+	initStringInfo(&names);
+	foreach(cell, tables)
+	{
+		char	   *name = get_rel_name(((PaSourceTable *) lfirst(cell))->relation);
+
+		if (foreach_current_index(cell) == MOST_NAMED)
+		{
+			appendStringInfoString(&names, ", ...");
+			break;
+		}
+		appendStringInfo(&names, "%s\"%s\"", foreach_current_index(cell) > 0 ? ", " : "", name ? name : "?");
+	}
 
 	ereport(WARNING,
-			(errmsg("changes of table \"%s\" may not be captured", name ? name : "?"),
-			 errdetail("Its trigger that calls %s.capture_changes() is missing, or does not fire for all changes.", PA_SCHEMA),
-			 errhint("Until it does, each refresh looks at the whole table.  Mend it with: SELECT %s.enable_incremental_refresh(%s);",
+			(errmsg("changes of what materialized view \"%s\" reads may not be captured: %s",
+					get_rel_name(view->matview), names.data),
+			 errdetail("The trigger that calls %s.capture_changes() is missing there, or does not fire for all changes.",
+					   PA_SCHEMA),
+			 errhint("Until it does, each refresh looks at all rows there.  Mend it with: SELECT %s.enable_incremental_refresh(%s);",
 					 PA_SCHEMA, quote_literal_cstr(pa_relation_sql(view->matview)))));
 }
 
@@ -375,6 +540,7 @@ pa_add_unseen(PaChanges *changes, List *tables, const char *before, Relation mat
 	PaView	   *view = changes->view;
 	List	   *described;
 	List	   *gone = NIL;
+	List	   *weak = NIL;
 	ListCell   *cell;
 
 	if (before == NULL || !parse(view, before, &described))
@@ -389,7 +555,8 @@ pa_add_unseen(PaChanges *changes, List *tables, const char *before, Relation mat
 
 		if (is_captured(then, find_table(tables, then->relation)) || list_member_oid(changes->expired, then->relation))
 			continue;
-		if (then->lowest == PG_INT64_MIN && then->highest == PG_INT64_MAX)
+		/* Without its rows, a group that HAVING has kept from being stored may qualify. */
+		if ((then->lowest == PG_INT64_MIN && then->highest == PG_INT64_MAX) || view->query->havingQual)
 			changes->everything = true;
 		gone = lappend(gone, then);
 	}
@@ -403,8 +570,9 @@ pa_add_unseen(PaChanges *changes, List *tables, const char *before, Relation mat
 		if (is_captured(find_table(described, now->relation), now))
 			continue;
 		if (now->fires != TRIGGER_FIRES_ALWAYS && now->fires != PA_FIRES_UNTRACED)
-			warn_of_trigger(view, now);
+			weak = lappend(weak, now);
 		if (!changes->everything)
 			pa_add_keys_of(changes, now->relation);
 	}
+	warn_of_triggers(view, weak);
 }

@@ -145,6 +145,7 @@ compare_sample(Verification *verification, PaComparison *comparison)
 		pa_compare_probed(comparison, rows, descriptor);
 		tuplestore_end(rows);
 	}
+	pa_end_changes(changes);
 }
 
 /*

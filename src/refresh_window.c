@@ -46,6 +46,7 @@ typedef struct Bounds
 	AttrNumber	column;			/* the partition key there */
 	int64		unit;
 	int64		slack;
+	int64		phase;			/* where in a unit its beginnings are, counted from 2000-01-01 00:00 */
 	bool		whole_days;		/* the chain ends on midnights */
 	bool		is_rough;		/* a unit may be shorter than that */
 	int			cuts;			/* steps that cut something off */
@@ -213,6 +214,9 @@ is_rough_unit(int64 unit)
 static bool
 add_unit(Bounds *bounds, int64 unit, bool of_calendar)
 {
+	/* Weeks begin on Mondays, and that was a Saturday. */
+	if (of_calendar)
+		bounds->phase = unit == 7 * USECS_PER_DAY ? 2 * USECS_PER_DAY : 0;
 	if (unit < 0)
 		return false;
 	if (of_calendar && bounds->whole_days && unit <= USECS_PER_DAY)
@@ -224,6 +228,26 @@ add_unit(Bounds *bounds, int64 unit, bool of_calendar)
 	bounds->whole_days = of_calendar && unit >= USECS_PER_DAY;
 
 	return bounds->unit <= LONGEST_UNIT;
+}
+
+/*
+ * add_bin adds a step of date_bin(), whose arguments are given; false when the length of a bin is not known.
+ */
+static bool
+add_bin(Bounds *bounds, List *arguments)
+{
+	int64		unit = bin_unit(linitial(arguments));
+	Const	   *origin = lthird(arguments);
+
+	if (!add_unit(bounds, unit, false))
+		return false;
+
+	if (IsA(origin, Const) && !origin->constisnull && unit > 0)
+		bounds->phase = ((DatumGetTimestamp(origin->constvalue) % unit) + unit) % unit;
+	else
+		bounds->is_rough = true;
+
+	return true;
 }
 
 /*
@@ -285,7 +309,7 @@ add_steps(Node *node, Bounds *bounds)
 			return add_steps(linitial(step->args), bounds) && add_slack(bounds, USECS_PER_SEC);
 		case F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP:
 		case F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ:
-			return add_steps(lsecond(step->args), bounds) && add_unit(bounds, bin_unit(linitial(step->args)), false);
+			return add_steps(lsecond(step->args), bounds) && add_bin(bounds, step->args);
 		default:
 			return false;
 	}
@@ -369,7 +393,10 @@ pa_find_window(PaView *view)
 		window->key = i;
 		window->unit = bounds.unit;
 		window->slack = bounds.slack;
-		window->is_exact = bounds.cuts == 1 && !bounds.is_rough && bounds.slack == 0;
+		window->phase = bounds.phase;
+		/* A date cannot be compared with what is between midnights. */
+		window->is_exact = bounds.cuts == 1 && !bounds.is_rough && bounds.slack == 0 &&
+			(type != DATEOID || bounds.whole_days);
 	}
 }
 
@@ -462,4 +489,20 @@ pa_view_window(PaView *view, Datum key, Datum *lowest, Datum *highest)
 	*highest = bound(window->type, last);
 
 	return true;
+}
+
+/*
+ * pa_view_window_is_exact tells whether the range of the partition key that pa_view_window tells holds the rows of a
+ * group and no others, when its upper end is left out.  A key that no row can have is not the beginning of a unit.
+ */
+bool
+pa_view_window_is_exact(PaView *view, Datum key)
+{
+	PaViewWindow *window = &view->window;
+	Oid			type = window->column ? view->keys[window->key].type : InvalidOid;
+	Timestamp	time;
+	bool		late;
+
+	return window->column != 0 && window->is_exact && !key_is_infinite(type, key, &late) &&
+		key_time(type, key, &time) && (time - window->phase) % window->unit == 0;
 }

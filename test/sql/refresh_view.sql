@@ -147,6 +147,8 @@ CREATE MATERIALIZED VIEW i_sorted AS SELECT g, array_agg(id ORDER BY id) AS ids,
 CREATE MATERIALIZED VIEW i_unordered AS SELECT g, array_agg(id) AS a, string_agg(t, ',') AS b, jsonb_agg(id) AS c, sum(f) AS d, avg(f::float4) AS e,
 	json_object_agg(id, k) AS f, array_agg(id ORDER BY k) AS h, joined(t) AS i, regr_slope(f, id) AS l, max(c) AS m, xmlagg(x) AS o, length(string_agg(t, ',')) AS q,
 	regr_count(f, id) AS fine FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW i_json AS SELECT g, jsonb_agg(d ORDER BY id) AS d, jsonb_agg(m ORDER BY id) AS m, jsonb_agg(p ORDER BY id) AS p,
+	json_agg(a ORDER BY id) AS a, jsonb_object_agg(id, wall) AS w, json_agg(int4range(k, 5) ORDER BY id) AS r, jsonb_agg(dom ORDER BY id) AS dom FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW i_joined AS SELECT g, joined(t ORDER BY t), joined(DISTINCT t) AS j2 FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW i_not_data AS SELECT now() AS at, g, random() AS dice, count(*), current_date AS day, 7 AS seven FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW i_functions AS SELECT g, sum(twice(k)), max(of_row(plain)), count(*) FILTER (WHERE twice(k) > 0) AS f, twice(count(*)::int)::positive AS t FROM plain GROUP BY g;
@@ -242,6 +244,13 @@ CREATE MATERIALIZED VIEW f_filter_random AS SELECT g, count(*) FILTER (WHERE ran
 CREATE MATERIALIZED VIEW f_stable AS SELECT g, sum(unsure(k)) FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW f_default_argument AS SELECT g, sum(by_default(k)) FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW f_jsonb AS SELECT g, jsonb_build_object('n', count(*)) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_zone AS SELECT g, jsonb_agg(ts ORDER BY ts) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_zones AS SELECT g, json_object_agg(id, ARRAY[ts]) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_range AS SELECT g, json_agg(tstzmultirange(tstzrange(ts, NULL))) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_row AS SELECT g, json_agg(plain) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_record AS SELECT g, json_agg(ROW (ts)) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW f_json_money AS SELECT g, json_agg(n::money) AS j FROM plain GROUP BY g;
+CREATE MATERIALIZED VIEW i_json_hstore AS SELECT g, json_agg(hstore('a', t)) AS j FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW f_xml AS SELECT g, xmlagg(xmlelement(name t, ts)) AS x FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW f_citext_distinct AS SELECT g, count(*) FROM plain WHERE c IS DISTINCT FROM 'A'::citext GROUP BY g;
 CREATE MATERIALIZED VIEW f_citext_case AS SELECT g, sum(CASE c WHEN 'a' THEN 1 END) FROM plain GROUP BY g;
