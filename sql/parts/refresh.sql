@@ -61,3 +61,193 @@ CREATE FUNCTION registered_matviews_changed()
 
 COMMENT ON FUNCTION registered_matviews_changed() IS
 	'internal: trigger of registered_matviews that lets all sessions know';
+
+CREATE FUNCTION make_refresh_tables()
+	RETURNS integer
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+DECLARE
+	made integer := 0;
+BEGIN
+	-- Materialized views that are kept up to date.  Whoever writes to what they read writes to changed_keys at
+	-- commit, as its owner: no key of any kind ties it to other tables, so that writers lock nothing.
+
+	IF prod_analytics.is_missing('registered_matviews') THEN
+		CREATE TABLE registered_matviews (
+			matview_id serial PRIMARY KEY,
+			matview text NOT NULL UNIQUE,
+			archive text UNIQUE,
+			mode text NOT NULL CHECK (mode IN ('incremental', 'full')),
+			reason text,
+			registered_at timestamptz NOT NULL DEFAULT now()
+		);
+		COMMENT ON TABLE registered_matviews IS
+			'which materialized views refresh_incremental() keeps up to date, and how; written by enable_incremental_refresh()';
+		COMMENT ON COLUMN registered_matviews.matview IS
+			'the materialized view: schema.name, quoted where SQL needs it';
+		COMMENT ON COLUMN registered_matviews.archive IS
+			'the table that gets the view''s rows of a partition before it is dropped; NULL: none does';
+		COMMENT ON COLUMN registered_matviews.mode IS
+			'incremental: what changed is recomputed; full: all of it is, whenever it is refreshed';
+		COMMENT ON COLUMN registered_matviews.reason IS
+			'why the mode is full';
+		REVOKE ALL ON registered_matviews FROM analytics_reader;
+		GRANT SELECT ON registered_matviews TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('changed_keys') THEN
+		-- Rows come and go: the table is vacuumed by their number, not by their share of what was there once.
+		CREATE TABLE changed_keys (
+			matview_id integer NOT NULL,
+			key bytea,
+			changed_at timestamptz NOT NULL
+		) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+			autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000);
+		COMMENT ON TABLE changed_keys IS
+			'which groups of a materialized view are out of date: what its source''s writers leave for refresh_incremental()';
+		COMMENT ON COLUMN changed_keys.matview_id IS
+			'the view in registered_matviews';
+		COMMENT ON COLUMN changed_keys.key IS
+			'the group, in a form of our own; NULL: all of them';
+		COMMENT ON COLUMN changed_keys.changed_at IS
+			'when the transaction that changed it was about to commit';
+		CREATE INDEX idx_changed_keys_matview ON changed_keys (matview_id);
+		COMMENT ON INDEX idx_changed_keys_matview IS
+			'what is out of date in a view';
+		REVOKE ALL ON changed_keys FROM analytics_reader;
+		GRANT SELECT ON changed_keys TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('refresh_state') THEN
+		CREATE TABLE refresh_state (
+			matview_id integer PRIMARY KEY,
+			sources text,
+			refreshed_at timestamptz,
+			duration interval,
+			method text,
+			verified_at timestamptz
+		) WITH (fillfactor = 50);
+		COMMENT ON TABLE refresh_state IS
+			'the last refresh of each registered materialized view; a refresh locks its row';
+		COMMENT ON COLUMN refresh_state.matview_id IS
+			'the view in registered_matviews';
+		COMMENT ON COLUMN refresh_state.sources IS
+			'what the view''s source and its partitions looked like then, in a form of our own; NULL: all groups are to be recomputed';
+		COMMENT ON COLUMN refresh_state.method IS
+			'how it was refreshed';
+		COMMENT ON COLUMN refresh_state.verified_at IS
+			'when verify_matview() last compared all of it';
+		REVOKE ALL ON refresh_state FROM analytics_reader;
+		GRANT SELECT ON refresh_state TO analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('matview_status') THEN
+		CREATE VIEW matview_status AS
+			SELECT r.matview, r.mode, r.reason, r.archive, c.pending_keys,
+				r.mode = 'incremental' AND (c.is_everything OR s.sources IS NULL) AS everything_changed,
+				c.oldest_pending_change, s.refreshed_at, s.duration, s.method, s.verified_at
+			FROM registered_matviews r
+			LEFT JOIN refresh_state s ON s.matview_id = r.matview_id
+			CROSS JOIN LATERAL (
+				SELECT count(k.key) AS pending_keys, count(*) > count(k.key) AS is_everything,
+					min(k.changed_at) AS oldest_pending_change
+				FROM changed_keys k WHERE k.matview_id = r.matview_id
+			) c;
+		COMMENT ON VIEW matview_status IS
+			'the registered materialized views: how each is kept (mode, and reason when it is full), its archive, how many changes of groups are pending and since when, or whether everything is taken to have changed, and its last refresh and verification';
+		GRANT SELECT ON matview_status TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
+	IF prod_analytics.is_missing('org_daily_metrics_archive') THEN
+		CREATE TABLE org_daily_metrics_archive (
+			org_id bigint,
+			event_date date,
+			dau bigint,
+			purchases bigint,
+			revenue numeric,
+			computed_at timestamptz,
+			archived_at timestamptz NOT NULL DEFAULT now()
+		);
+		COMMENT ON TABLE org_daily_metrics_archive IS
+			'rows of mv_org_daily_metrics whose events drop_expired_partitions() has dropped; they are final';
+		CREATE UNIQUE INDEX org_daily_metrics_archive_idx
+			ON org_daily_metrics_archive (org_id, event_date) NULLS NOT DISTINCT;
+		COMMENT ON INDEX org_daily_metrics_archive_idx IS
+			'one row for each organization and day';
+		GRANT SELECT ON org_daily_metrics_archive TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
+	-- In two conditions, because only equality can be hashed.
+
+	IF prod_analytics.is_missing('org_daily_metrics') THEN
+		CREATE VIEW org_daily_metrics AS
+			SELECT org_id, event_date, dau, purchases, revenue, computed_at
+			FROM org_daily_metrics_archive
+			UNION ALL
+			SELECT m.org_id, m.event_date, m.dau, m.purchases, m.revenue, m.computed_at
+			FROM mv_org_daily_metrics m
+			WHERE NOT EXISTS (SELECT FROM org_daily_metrics_archive a
+					WHERE a.org_id = m.org_id AND a.event_date = m.event_date)
+				AND NOT EXISTS (SELECT FROM org_daily_metrics_archive a
+					WHERE a.org_id IS NULL AND m.org_id IS NULL AND a.event_date = m.event_date);
+		COMMENT ON VIEW org_daily_metrics IS
+			'mv_org_daily_metrics together with its archive: the metrics of all days, also of those whose events were dropped';
+		GRANT SELECT ON org_daily_metrics TO analytics_reader, analytics_operator;
+		made := made + 1;
+	END IF;
+
+	RETURN made;
+END
+$$;
+
+COMMENT ON FUNCTION make_refresh_tables() IS
+	'internal: what make_tables() does for the refresh of materialized views; returns how many tables and views were made';
+
+CREATE FUNCTION make_refresh_triggers()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'registered_matviews'::regclass AND tgname = 'registered_matviews_changed') THEN
+		CREATE TRIGGER registered_matviews_changed AFTER INSERT OR UPDATE OR DELETE ON registered_matviews
+			FOR EACH ROW EXECUTE FUNCTION prod_analytics.registered_matviews_changed();
+		ALTER TABLE registered_matviews ENABLE ALWAYS TRIGGER registered_matviews_changed;
+		COMMENT ON TRIGGER registered_matviews_changed ON registered_matviews IS
+			'lets all sessions know which materialized views they write for';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'registered_matviews'::regclass AND tgname = 'registered_matviews_truncated') THEN
+		CREATE TRIGGER registered_matviews_truncated AFTER TRUNCATE ON registered_matviews
+			FOR EACH STATEMENT EXECUTE FUNCTION prod_analytics.registered_matviews_changed();
+		ALTER TABLE registered_matviews ENABLE ALWAYS TRIGGER registered_matviews_truncated;
+		COMMENT ON TRIGGER registered_matviews_truncated ON registered_matviews IS
+			'lets all sessions know that they write for no materialized view any more';
+	END IF;
+END
+$$;
+
+COMMENT ON FUNCTION make_refresh_triggers() IS
+	'internal: what make_table_triggers() does for the refresh of materialized views';
+
+CREATE FUNCTION enable_metrics()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+-- Metrics that the user has changed such that it cannot be done are no reason to refuse them.
+BEGIN
+	PERFORM prod_analytics.enable_incremental_refresh('prod_analytics.mv_org_daily_metrics',
+		'prod_analytics.org_daily_metrics_archive');
+EXCEPTION WHEN OTHERS THEN
+	RAISE WARNING USING
+		ERRCODE = SQLSTATE,
+		MESSAGE = format('mv_org_daily_metrics is not kept up to date incrementally: %s', SQLERRM),
+		HINT = 'Once that is mended, call: SELECT prod_analytics.enable_incremental_refresh(''prod_analytics.mv_org_daily_metrics'', ''prod_analytics.org_daily_metrics_archive'');';
+END
+$$;
+
+COMMENT ON FUNCTION enable_metrics() IS
+	'internal: register mv_org_daily_metrics for incremental refresh, as it is from the start';
