@@ -127,6 +127,11 @@ is( psql(q{
 		SELECT sum((details->>'inserted')::bigint + (details->>'duplicates')::bigint + (details->>'quarantined')::bigint)
 		FROM prod_analytics.etl_jobs WHERE job_name = 'ingest_events'}),
 	4 * $lines - $invalid + $free, 'and the log adds up');
+is(psql(q{SELECT prod_analytics.refresh_incremental()->>'status'}), 'SUCCESS', 'the metrics are refreshed');
+is(psql(q{SELECT count(*) FROM prod_analytics.verify_matview('prod_analytics.mv_org_daily_metrics')}), 0, 'and exact');
+is( psql(q{SELECT sum(revenue) FROM prod_analytics.mv_org_daily_metrics}),
+	psql(q{SELECT sum((event_props->>'price')::numeric) FROM prod_analytics.events}),
+	'no revenue is lost');
 
 $node->stop;
 done_testing();
