@@ -56,6 +56,7 @@ OBJS = \
 	src/refresh_view.o \
 	src/refresh_window.o \
 	src/registry.o \
+	src/schedule.o \
 	src/settings.o \
 	src/tables.o \
 	src/users.o \
@@ -76,7 +77,15 @@ OBJS = \
 	src/validation_regex.o \
 	src/validation_register.o \
 	src/validation_uri.o \
-	src/validation_value.o
+	src/validation_value.o \
+	src/worker.o \
+	src/worker_command.o \
+	src/worker_jobs.o \
+	src/worker_record.o \
+	src/worker_run.o \
+	src/worker_runner.o \
+	src/worker_scheduler.o \
+	src/worker_state.o
 
 # The parts of the extension's script in the order in which they run: what a part uses stands
 # above it, and privileges come last because they speak of every function.
@@ -93,6 +102,7 @@ SQL_PARTS = \
 	sql/parts/redrive.sql \
 	sql/parts/backfill.sql \
 	sql/parts/refresh.sql \
+	sql/parts/worker.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -100,7 +110,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
+REGRESS = settings schedule worker tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
 	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \

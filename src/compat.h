@@ -14,6 +14,8 @@
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
+#include "postmaster/bgworker.h"
+#include "tcop/pquery.h"
 #include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
@@ -140,6 +142,32 @@ pa_executor_run(QueryDesc *query, uint64 count)
 	ExecutorRun(query, ForwardScanDirection, count, false);
 #endif
 }
+
+/*
+ * pa_portal_run runs a portal to its end, as the topmost of what is running.
+ *
+ * PostgreSQL 18 finds out by itself that it is run once.
+ */
+static inline void
+pa_portal_run(Portal portal, DestReceiver *receiver, QueryCompletion *completion)
+{
+#if PG_VERSION_NUM >= 180000
+	(void) PortalRun(portal, FETCH_ALL, true, receiver, receiver, completion);
+#else
+	(void) PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, completion);
+#endif
+}
+
+/*
+ * PA_CONNECT_WITHOUT_LOGIN lets a background worker connect as a role that may not log in.
+ *
+ * PostgreSQL 17 is the first that can do so.
+ */
+#if PG_VERSION_NUM >= 170000
+#define PA_CONNECT_WITHOUT_LOGIN BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define PA_CONNECT_WITHOUT_LOGIN 0
+#endif
 
 /*
  * pa_forget_permissions takes out of a query what says who may read its only table.

@@ -8,6 +8,9 @@
  *
  * The caller of a C function here is connected to SPI and inside a guard.  The SQL functions at the
  * end are for procedures, which commit between steps.
+ *
+ * When the worker executes a job's command, it has written the record before, and will write its end: what the command
+ * begins under the job's name is that run.
  */
 #include "prod_analytics.h"
 
@@ -25,10 +28,13 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(pa_job_begin);
 PG_FUNCTION_INFO_V1(pa_job_note);
 PG_FUNCTION_INFO_V1(pa_job_finish);
+
+PaRun		pa_run = {0};
 
 /*
  * jsonb_result copies the only value of the last query out of SPI's memory.
@@ -43,10 +49,10 @@ jsonb_result(void)
 }
 
 /*
- * lock_key is the key of a job's advisory lock.
+ * pa_job_key is the key of a job's advisory lock.
  */
-static int64
-lock_key(const char *job_name)
+int64
+pa_job_key(const char *job_name)
 {
 	char	   *key = psprintf("etl_%s", job_name);
 
@@ -61,7 +67,7 @@ bool
 pa_job_lock(const char *job_name)
 {
 	return DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
-											Int64GetDatum(lock_key(job_name))));
+											Int64GetDatum(pa_job_key(job_name))));
 }
 
 /*
@@ -70,7 +76,7 @@ pa_job_lock(const char *job_name)
 void
 pa_job_wait(const char *job_name)
 {
-	(void) DirectFunctionCall1(pg_advisory_xact_lock_int8, Int64GetDatum(lock_key(job_name)));
+	(void) DirectFunctionCall1(pg_advisory_xact_lock_int8, Int64GetDatum(pa_job_key(job_name)));
 }
 
 /*
@@ -122,7 +128,7 @@ static bool
 hold_lock(const char *job_name)
 {
 	static bool registered = false;
-	int64		key = lock_key(job_name);
+	int64		key = pa_job_key(job_name);
 	LOCKTAG		tag = key_lock(key);
 
 	if (!registered)
@@ -137,6 +143,15 @@ hold_lock(const char *job_name)
 }
 
 /*
+ * is_workers tells whether the worker has begun a run of a job in this process.
+ */
+static bool
+is_workers(const char *job_name)
+{
+	return pa_run.job_id != 0 && strcmp(pa_run.job_name, job_name) == 0;
+}
+
+/*
  * pa_job_start logs the start of a run and returns its job_id.
  */
 int64
@@ -145,12 +160,35 @@ pa_job_start(const char *job_name)
 	PaParameters parameters = {0};
 	bool		isnull;
 
+	if (is_workers(job_name))
+		return pa_run.job_id;
+
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
 	pa_query("INSERT INTO prod_analytics.etl_jobs (job_name, started_at, status)"
 			 " VALUES ($1, clock_timestamp(), 'RUNNING') RETURNING job_id",
 			 &parameters, SPI_OK_INSERT_RETURNING);
 
 	return DatumGetInt64(pa_result(0, 1, &isnull));
+}
+
+/*
+ * leave_end_to_worker returns the result of a run whose end the worker will log.
+ */
+static Datum
+leave_end_to_worker(PaParameters *parameters)
+{
+	bool		isnull;
+	Datum		result;
+
+	if (pa_query("SELECT jsonb_build_object('job_id', job_id, 'status', $2, 'rows', $3,"
+				 " 'duration_seconds', extract(epoch FROM clock_timestamp() - started_at)) || $4"
+				 " FROM prod_analytics.etl_jobs WHERE job_id = $1",
+				 parameters, SPI_OK_SELECT) != 1)
+		elog(ERROR, "run " INT64_FORMAT " is not in etl_jobs", pa_run.job_id);
+	result = pa_result(0, 1, &isnull);
+	pa_run.result = MemoryContextStrdup(TopMemoryContext, JsonbToCString(NULL, &DatumGetJsonbP(result)->root, 0));
+
+	return jsonb_result();
 }
 
 /*
@@ -166,6 +204,8 @@ pa_job_end(int64 job_id, const char *status, int64 rows, Datum details)
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(status));
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(rows));
 	pa_add_parameter(&parameters, JSONBOID, details);
+	if (job_id == pa_run.job_id)
+		return leave_end_to_worker(&parameters);
 	if (pa_query("UPDATE prod_analytics.etl_jobs"
 				 " SET finished_at = clock_timestamp(), status = $2, rows_processed = $3, details = $4"
 				 " WHERE job_id = $1 AND status = 'RUNNING'"
@@ -238,7 +278,7 @@ add_text(PaParameters *parameters, const char *text)
 
 /*
  * pa_job_fail logs the failure of a run whose work has been rolled back, and raises it as a
- * WARNING: an error would roll back the record too.
+ * WARNING: an error would roll back the record too.  The worker tells of it by itself.
  */
 Datum
 pa_job_fail(int64 job_id, const char *job_name, ErrorData *error)
@@ -254,12 +294,13 @@ pa_job_fail(int64 job_id, const char *job_name, ErrorData *error)
 			 "'sqlstate', $1, 'error', $2, 'detail', $3, 'hint', $4, 'context', $5))",
 			 &parameters, SPI_OK_SELECT);
 
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("job \"%s\" failed: %s", job_name, error->message),
-			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 errhint("Its work was rolled back; run " INT64_FORMAT " in %s.etl_jobs tells more.",
-					 job_id, PA_SCHEMA)));
+	if (!is_workers(job_name))
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("job \"%s\" failed: %s", job_name, error->message),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0,
+				 errhint("Its work was rolled back; run " INT64_FORMAT " in %s.etl_jobs tells more.",
+						 job_id, PA_SCHEMA)));
 
 	return pa_job_end(job_id, PA_JOB_FAILED, 0, jsonb_result());
 }
@@ -274,9 +315,10 @@ bury_dead_runs(const char *job_name)
 	PaParameters parameters = {0};
 
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
+	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(pa_run.job_id));
 	pa_query("UPDATE prod_analytics.etl_jobs SET status = 'FAILED', finished_at = clock_timestamp(),"
 			 " details = coalesce(details, '{}') || '{\"error\": \"the run was cancelled, or its process terminated\"}'"
-			 " WHERE job_name = $1 AND status = 'RUNNING'",
+			 " WHERE job_name = $1 AND status = 'RUNNING' AND job_id <> $2",
 			 &parameters, SPI_OK_UPDATE);
 }
 

@@ -16,6 +16,20 @@
 /* The job that others have to wait for. */
 #define PA_INGEST_JOB "ingest_events"
 
+/*
+ * A run that the worker has begun: the process that executes the job's command finds its record there, and leaves its
+ * end to the worker.
+ */
+typedef struct PaRun
+{
+	int64		job_id;			/* 0: this process executes no job's command */
+	char	   *job_name;
+	char	   *result;			/* what the job's function or procedure said of its end, as JSON; NULL: nothing */
+} PaRun;
+
+extern PaRun pa_run;
+
+extern int64 pa_job_key(const char *job_name);
 extern bool pa_job_lock(const char *job_name);
 extern void pa_job_wait(const char *job_name);
 extern int64 pa_job_start(const char *job_name);

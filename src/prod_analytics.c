@@ -16,4 +16,5 @@ void
 _PG_init(void)
 {
 	pa_settings_init();
+	pa_worker_init();
 }

@@ -7,7 +7,7 @@
 
 #include "executor/spi.h"
 
-#define PA_MAX_PARAMETERS 8
+#define PA_MAX_PARAMETERS 10
 
 /* The parameters of a query, $1 first. */
 typedef struct PaParameters

@@ -11,6 +11,8 @@
 #include "settings.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
+#include "worker.h"
 
 /*
  * The longest time span a setting accepts.  It keeps sums of a timestamp and a setting inside the
@@ -38,6 +40,10 @@ char	   *pa_dedupe_window = NULL;
 int			pa_lock_timeout = 200;
 int			pa_lock_retries = 20;
 int			pa_backfill_pause_ms = 10;
+char	   *pa_databases = NULL;
+int			pa_max_running_jobs = 4;
+bool		pa_enabled = true;
+char	   *pa_history_retention = NULL;
 
 /* Read by SQL only (the install script), with current_setting(). */
 static int	create_tables = CREATE_TABLES_AUTO;
@@ -114,6 +120,71 @@ check_span(char **newval, void **extra, GucSource source)
 }
 
 /*
+ * check_databases accepts a list of names.
+ */
+static bool
+check_databases(char **newval, void **extra, GucSource source)
+{
+	char	   *names = pstrdup(*newval);
+	List	   *list;
+	bool		is_list = SplitGUCList(names, ',', &list);
+
+	if (!is_list)
+	{
+		GUC_check_errdetail("The list of databases does not parse.");
+		GUC_check_errhint("Separate the names by commas, and put a name with special characters into double quotes.");
+	}
+	else if (list_length(list) > PA_MOST_DATABASES)
+	{
+		GUC_check_errdetail("At most %d databases can be listed.", PA_MOST_DATABASES);
+		is_list = false;
+	}
+	list_free(list);
+	pfree(names);
+
+	return is_list;
+}
+
+/*
+ * define_worker_settings defines what postgresql.conf says of the worker.
+ */
+static void
+define_worker_settings(void)
+{
+	DefineCustomStringVariable("prod_analytics.databases",
+							   "The databases whose jobs the worker runs, separated by commas.",
+							   "The library must be in shared_preload_libraries.",
+							   &pa_databases,
+							   "",
+							   PGC_SIGHUP,
+							   0, check_databases, NULL, NULL);
+
+	DefineCustomIntVariable("prod_analytics.max_running_jobs",
+							"How many jobs the worker runs at the same time, in all databases.",
+							"Each takes one of max_worker_processes.",
+							&pa_max_running_jobs,
+							4, 1, PA_MOST_RUNNERS,
+							PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("prod_analytics.enabled",
+							 "Whether the worker runs jobs.",
+							 NULL,
+							 &pa_enabled,
+							 true,
+							 PGC_SIGHUP,
+							 0, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("prod_analytics.history_retention",
+							   "How long the log of a run is kept.",
+							   "purge_history() deletes older ones.",
+							   &pa_history_retention,
+							   "30 days",
+							   PGC_SIGHUP,
+							   0, check_span, NULL, NULL);
+}
+
+/*
  * pa_settings_init defines the settings and reserves their prefix.
  */
 void
@@ -176,5 +247,6 @@ pa_settings_init(void)
 							PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
 
+	define_worker_settings();
 	MarkGUCPrefixReserved("prod_analytics");
 }

@@ -17,4 +17,10 @@ extern int	pa_lock_timeout;
 extern int	pa_lock_retries;
 extern int	pa_backfill_pause_ms;
 
+/* The worker: which databases it works for, how many runs it does at a time, and whether it does any. */
+extern char *pa_databases;
+extern int	pa_max_running_jobs;
+extern bool pa_enabled;
+extern char *pa_history_retention;
+
 #endif							/* PA_SETTINGS_H */

@@ -46,9 +46,11 @@ BEGIN
 
 	GRANT EXECUTE ON ROUTINE
 		prod_analytics.backfill_column(regclass, name, text, integer),
+		prod_analytics.cancel_job(text),
 		prod_analytics.disable_incremental_refresh(regclass),
 		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
 		prod_analytics.enable_incremental_refresh(regclass, regclass),
+		prod_analytics.due_jobs(timestamptz),
 		prod_analytics.ensure_partitions(regclass, timestamptz),
 		prod_analytics.ensure_partitions_between(regclass, timestamptz, timestamptz),
 		prod_analytics.erase_user(bigint),
@@ -57,12 +59,19 @@ BEGIN
 		prod_analytics.maintain_partitions(regclass),
 		prod_analytics.manage_partitions(regclass, name, interval, integer, integer, interval, text, boolean, text),
 		prod_analytics.mark_changed(regclass, jsonb),
+		prod_analytics.next_slot(text, timestamptz, text),
+		prod_analytics.pause_job(text),
 		prod_analytics.plan_partitions(regclass, timestamptz),
+		prod_analytics.purge_history(),
 		prod_analytics.redrive_events(timestamptz, text, boolean),
 		prod_analytics.redrive_users(timestamptz, text, boolean),
 		prod_analytics.refresh_incremental(regclass),
 		prod_analytics.register_event_schema(text, jsonb, text),
+		prod_analytics.resume_job(text),
+		prod_analytics.run_job(text),
+		prod_analytics.schedule_job(text, text, text, interval, integer, text, text, text[]),
 		prod_analytics.unmanage_partitions(regclass),
+		prod_analytics.unschedule_job(text),
 		prod_analytics.verify_matview(regclass, integer, boolean)
 		TO analytics_operator;
 
@@ -77,7 +86,8 @@ BEGIN
 		TO analytics_reader, analytics_loader, analytics_operator;
 
 	GRANT EXECUTE ON FUNCTION
-		prod_analytics.event_schema_report(text, timestamptz, timestamptz)
+		prod_analytics.event_schema_report(text, timestamptz, timestamptz),
+		prod_analytics.worker_processes()
 		TO analytics_reader, analytics_operator;
 
 	-- A procedure that commits cannot act as its owner; its steps can.
@@ -108,6 +118,7 @@ BEGIN
 		prod_analytics.make_next_partition(regclass, timestamptz),
 		prod_analytics.managed_tables(regclass),
 		prod_analytics.partition_warnings(regclass, timestamptz),
+		prod_analytics.purge_runs(bigint),
 		prod_analytics.run_status(jsonb)
 		TO analytics_operator;
 END

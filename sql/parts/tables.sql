@@ -255,6 +255,9 @@ BEGIN
 			'rows taken from the source, whatever became of them';
 		COMMENT ON COLUMN etl_jobs.details IS
 			'counts by outcome; after a failure sqlstate, error, detail, hint and context';
+		CREATE INDEX idx_etl_jobs_running ON etl_jobs (job_name) WHERE status = 'RUNNING';
+		COMMENT ON INDEX idx_etl_jobs_running IS
+			'runs that are going on, or whose process has died';
 		CREATE INDEX idx_etl_jobs_name_started ON etl_jobs (job_name, started_at DESC);
 		COMMENT ON INDEX idx_etl_jobs_name_started IS
 			'the latest runs of a job';
@@ -492,6 +495,7 @@ BEGIN
 	END IF;
 
 	made := made + prod_analytics.make_refresh_tables();
+	made := made + prod_analytics.make_worker_tables();
 
 	RETURN made;
 END
@@ -683,6 +687,7 @@ BEGIN
 			'lets all sessions know that no schema is registered any more';
 	END IF;
 	PERFORM prod_analytics.make_refresh_triggers();
+	PERFORM prod_analytics.make_worker_triggers();
 END
 $$;
 
@@ -727,6 +732,7 @@ DECLARE
 	problem record;
 	difference text;
 	is_first boolean;
+	has_no_jobs boolean;
 	made integer;
 BEGIN
 	PERFORM prod_analytics.check_schema();
@@ -766,6 +772,7 @@ BEGIN
 
 	-- What the user has disabled stays so.
 	is_first := prod_analytics.is_missing('registered_matviews');
+	has_no_jobs := prod_analytics.is_missing('jobs');
 	made := prod_analytics.make_tables();
 	PERFORM prod_analytics.grant_privileges();
 	PERFORM prod_analytics.make_table_triggers();
@@ -773,6 +780,9 @@ BEGIN
 		PERFORM prod_analytics.enable_metrics();
 	ELSE
 		PERFORM prod_analytics.restore_capture();
+	END IF;
+	IF has_no_jobs THEN
+		PERFORM prod_analytics.make_default_jobs();
 	END IF;
 	PERFORM prod_analytics.make_event_triggers();
 

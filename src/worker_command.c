@@ -1,0 +1,188 @@
+/*
+ * worker_command.c
+ *		Executing the command of a job.
+ *
+ * It is executed like a query string that a client sends, and not from within a function: so procedures may commit,
+ * and VACUUM works.  Several statements are one transaction, unless they say otherwise.
+ */
+#include "prod_analytics.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "parser/analyze.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "worker.h"
+
+/* Takes the result of a statement: what is of interest is how many rows there are, and a single jsonb value. */
+typedef struct Taker
+{
+	DestReceiver public;
+	MemoryContext context;		/* of the outcome */
+	bool		is_jsonb;		/* the result has one column, of that type */
+	int64		rows;
+	char	   *json;
+} Taker;
+
+static bool
+take(TupleTableSlot *row, DestReceiver *self)
+{
+	Taker	   *taker = (Taker *) self;
+
+	CHECK_FOR_INTERRUPTS();
+	if (taker->rows++ == 0 && taker->is_jsonb)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(row, 1, &isnull);
+		MemoryContext caller_context = MemoryContextSwitchTo(taker->context);
+
+		if (!isnull)
+			taker->json = JsonbToCString(NULL, &DatumGetJsonbP(value)->root, 0);
+		MemoryContextSwitchTo(caller_context);
+	}
+
+	return true;
+}
+
+static void
+start_taking(DestReceiver *self, int operation, TupleDesc descriptor)
+{
+	((Taker *) self)->is_jsonb = descriptor->natts == 1 && TupleDescAttr(descriptor, 0)->atttypid == JSONBOID;
+}
+
+static void
+stop_taking(DestReceiver *self)
+{
+}
+
+/*
+ * run_portal runs a statement that has been planned, and returns how many rows it has processed.
+ */
+static void
+run_portal(const char *command, CommandTag tag, List *plans, Taker *taker)
+{
+	Portal		portal = CreatePortal("", true, true);
+	QueryCompletion completion;
+	int16		format = 0;
+
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, command, tag, plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	PortalSetResultFormat(portal, 1, &format);
+	InitializeQueryCompletion(&completion);
+	pa_portal_run(portal, &taker->public, &completion);
+	taker->rows = Max(taker->rows, (int64) completion.nprocessed);
+	PortalDrop(portal, false);
+}
+
+/*
+ * execute_statement executes one statement in the transaction that is going on.
+ */
+static void
+execute_statement(RawStmt *statement, const char *command, MemoryContext context, PaOutcome *outcome)
+{
+	CommandTag	tag = CreateCommandTag(statement->stmt);
+	bool		needs_snapshot = analyze_requires_snapshot(statement);
+	Taker		taker = {{take, start_taking, stop_taking, stop_taking, DestNone}, context};
+	List	   *queries;
+	List	   *plans;
+
+	CHECK_FOR_INTERRUPTS();
+	if (needs_snapshot)
+		PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	queries = pg_analyze_and_rewrite_fixedparams(statement, command, NULL, 0, NULL);
+	plans = pg_plan_queries(queries, command, CURSOR_OPT_PARALLEL_OK, NULL);
+	if (needs_snapshot)
+		PopActiveSnapshot();
+
+	run_portal(command, tag, plans, &taker);
+	outcome->rows = taker.rows;
+	outcome->json = taker.json;
+}
+
+/*
+ * execute_in_transaction executes one of several statements, and ends the transaction after the last one.
+ */
+static void
+execute_in_transaction(RawStmt *statement, const char *command, bool is_alone, bool is_last, MemoryContext context,
+					   PaOutcome *outcome)
+{
+	StartTransactionCommand();
+	if (!is_alone)
+		BeginImplicitTransactionBlock();
+	if (StatementTimeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
+
+	execute_statement(statement, command, context, outcome);
+
+	if (StatementTimeout > 0)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	if (is_last && !is_alone)
+		EndImplicitTransactionBlock();
+	if (is_last || IsA(statement->stmt, TransactionStmt))
+		CommitTransactionCommand();
+	else
+		CommandCounterIncrement();
+}
+
+/*
+ * pa_execute_command executes a command.  The outcome is in the caller's memory context, which must outlive
+ * transactions.  After an error, whoever catches it ends the transaction.
+ */
+void
+pa_execute_command(const char *command, PaOutcome *outcome)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *statements;
+	ListCell   *cell;
+
+	memset(outcome, 0, sizeof(*outcome));
+	debug_query_string = command;
+	statements = pg_parse_query(command);
+	foreach(cell, statements)
+		execute_in_transaction(lfirst_node(RawStmt, cell), command, list_length(statements) == 1,
+							   lnext(statements, cell) == NULL, context, outcome);
+	MemoryContextSwitchTo(context);
+
+	if (IsTransactionOrTransactionBlock())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("the command left a transaction open"),
+				 errdetail("It was rolled back."),
+				 errhint("End it with COMMIT.")));
+	debug_query_string = NULL;
+}
+
+/*
+ * pa_reset_session forgets what a command has left in the session, as DISCARD ALL does, but for plans: they are what
+ * a process that has done it before is quicker for.
+ */
+void
+pa_reset_session(void)
+{
+	StartTransactionCommand();
+	PortalHashTableDeleteAll();
+	SetPGVariable("session_authorization", NIL, false);
+	ResetAllOptions();
+	DropAllPreparedStatements();
+	Async_UnlistenAll();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetTempTableNamespace();
+	ResetSequenceCaches();
+	CommitTransactionCommand();
+}

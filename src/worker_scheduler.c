@@ -1,0 +1,733 @@
+/*
+ * worker_scheduler.c
+ *		The process that decides, for one database, which jobs are run.
+ *
+ * In each round it looks at the jobs that are due, gives them to runners as far as there is room, and sleeps until the
+ * next one is due, or until somebody wakes it: a runner that is done, a session that has changed the jobs or wants one
+ * to be run now.  What it does it does as the owner of our tables.
+ *
+ * It waits for the extension when that is not there, and for its tables to be complete: while a dump is being
+ * restored, their keys and triggers come last.
+ */
+#include "prod_analytics.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "commands/extension.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "query.h"
+#include "settings.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker.h"
+
+extern PGDLLEXPORT void pa_scheduler_main(Datum argument);
+
+/* How long to wait for what is missing, after an error, and for room in the server. */
+#define NOT_READY_MS 3000
+#define ERROR_MS 10000
+#define NO_ROOM_MS 1000
+
+/* The longest sleep, in case the clock is set. */
+#define LONGEST_SLEEP_MS 60000
+
+/* After how long a process that somebody else has started, and that never came, is given up. */
+#define LOST_MS 60000
+
+/* A job that is to be run. */
+typedef struct Due
+{
+	char	   *job_name;
+	int			request;		/* that it is for; -1: none */
+	Oid			role;			/* its owner; InvalidOid: there is no such role */
+	char	   *owner;
+	bool		may_start;		/* the role may log in, or need not */
+} Due;
+
+/* What is known of a round. */
+typedef struct Round
+{
+	List	   *running;		/* names of jobs whose runs had begun when the round began */
+	List	   *beginning;		/* names of jobs that had been given to runners, and had not begun */
+	List	   *due;			/* of Due */
+	int64		sleep_ms;
+} Round;
+
+/* The processes that this one has started. */
+static BackgroundWorkerHandle *handles[PA_MOST_RUNNERS];
+
+/* Whether the tables were there in the last round. */
+static bool was_ready = false;
+
+/* This process's entry. */
+static PaScheduler *me = NULL;
+
+/*
+ * is_ready tells whether the extension and its tables are there, with their keys and triggers.
+ */
+static bool
+is_ready(void)
+{
+	bool		isnull;
+
+	if (!OidIsValid(get_extension_oid(PA_SCHEMA, true)))
+		return false;
+
+	pa_query("SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_constraint c"
+			 " JOIN pg_catalog.pg_class t ON t.oid = c.conrelid"
+			 " JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace"
+			 " WHERE n.nspname = 'prod_analytics' AND c.contype = 'p' AND t.relname IN"
+			 " ('jobs', 'job_state', 'etl_jobs', 'events', 'users', 'partition_policies', 'registered_matviews')) = 7"
+			 " AND EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid"
+			 " JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace"
+			 " WHERE n.nspname = 'prod_analytics' AND t.relname = 'jobs' AND g.tgname = 'jobs_changed')",
+			 NULL, SPI_OK_SELECT);
+
+	return DatumGetBool(pa_result(0, 1, &isnull));
+}
+
+/*
+ * tell_orphans tells of runs whose process is gone, after they have been marked as failed.
+ */
+static void
+tell_orphans(void)
+{
+	uint64		found = pa_query("SELECT prod_analytics.fail_orphans()", NULL, SPI_OK_SELECT);
+
+	for (uint64 i = 0; i < found; i++)
+	{
+		bool		isnull;
+
+		ereport(LOG,
+				(errmsg("job \"%s\" failed: server or worker terminated", TextDatumGetCString(pa_result(i, 1, &isnull)))));
+	}
+}
+
+/*
+ * fail_start logs a run that could not begin.
+ */
+static void
+fail_start(const char *job_name, int sqlerrcode, const char *error, const char *hint)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(sqlerrcode)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(error));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(hint));
+	pa_query("SELECT prod_analytics.fail_start($1, $2, $3, $4)", &parameters, SPI_OK_SELECT);
+	ereport(LOG,
+			(errcode(sqlerrcode),
+			 errmsg("job \"%s\" failed: %s", job_name, error),
+			 errhint("%s", hint)));
+}
+
+/*
+ * skip lets a slot pass because this worker is running the job.
+ */
+static void
+skip(const char *job_name)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
+	pa_query("SELECT prod_analytics.skip_slot($1, true)", &parameters, SPI_OK_SELECT);
+}
+
+/*
+ * is_lost tells whether the process of a runner that is starting will never come.
+ */
+static bool
+is_lost(int number, TimestampTz now)
+{
+	PaRunner   *runner = &pa_worker->runners[number];
+	pid_t		pid;
+
+	if (runner->state != PA_RUNNER_STARTING || runner->process.pid != 0)
+		return false;
+	if (handles[number])
+		return GetBackgroundWorkerPid(handles[number], &pid) == BGWH_STOPPED;
+
+	return TimestampDifferenceExceeds(runner->since, now, LOST_MS);
+}
+
+/*
+ * take_gone finds a runner whose process has ended with a job, and frees its entry; false when there is none.
+ */
+static bool
+take_gone(char *job_name, int64 *job_id, int *request)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		found = false;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < PA_MOST_RUNNERS && !found; i++)
+	{
+		PaRunner   *runner = &pa_worker->runners[i];
+
+		if (runner->database != MyDatabaseId || (runner->state != PA_RUNNER_GONE && !is_lost(i, now)))
+			continue;
+		strlcpy(job_name, runner->job_name, PA_JOB_NAME_SIZE);
+		*job_id = runner->job_id;
+		*request = runner->request;
+		pa_set_runner(runner, PA_RUNNER_FREE);
+		found = true;
+	}
+	LWLockRelease(pa_worker->lock);
+
+	return found;
+}
+
+/*
+ * end_request tells whoever waits for a run that there is no more to wait for.
+ */
+static void
+end_request(int request, int64 job_id)
+{
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	pa_end_request(request, job_id);
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * see_to_gone sees to jobs whose process has ended.
+ */
+static void
+see_to_gone(void)
+{
+	char		job_name[PA_JOB_NAME_SIZE];
+	int64		job_id;
+	int			request;
+
+	while (take_gone(job_name, &job_id, &request))
+	{
+		if (job_id != 0)
+			tell_orphans();
+		else
+			fail_start(job_name, ERRCODE_CONNECTION_FAILURE, "the process for the run ended before it began",
+					   "The server's log tells why.");
+		end_request(request, job_id);
+	}
+}
+
+/*
+ * list_runners lists the jobs that runners are at.
+ */
+static void
+list_runners(Round *round)
+{
+	LWLockAcquire(pa_worker->lock, LW_SHARED);
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+	{
+		PaRunner   *runner = &pa_worker->runners[i];
+
+		if (runner->state == PA_RUNNER_FREE || runner->database != MyDatabaseId || runner->job_name[0] == '\0')
+			continue;
+		if (runner->job_id != 0)
+			round->running = lappend(round->running, pstrdup(runner->job_name));
+		else
+			round->beginning = lappend(round->beginning, pstrdup(runner->job_name));
+	}
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * is_among tells whether a name is in a list.
+ */
+static bool
+is_among(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+
+	return false;
+}
+
+/*
+ * read_due reads jobs from the result of the last query.
+ */
+static void
+read_due(Round *round, uint64 found, int request)
+{
+	for (uint64 i = 0; i < found; i++)
+	{
+		Due		   *due = palloc0(sizeof(Due));
+		bool		isnull;
+		Datum		role;
+
+		due->job_name = TextDatumGetCString(pa_result(i, 1, &isnull));
+		due->owner = TextDatumGetCString(pa_result(i, 2, &isnull));
+		role = pa_result(i, 3, &isnull);
+		due->role = isnull ? InvalidOid : DatumGetObjectId(role);
+		due->may_start = PA_CONNECT_WITHOUT_LOGIN != 0 || DatumGetBool(pa_result(i, 4, &isnull));
+		due->request = request;
+		round->due = lappend(round->due, due);
+	}
+}
+
+/*
+ * take_request takes a request for a job of this database, and notes the job; false when there is none.
+ */
+static bool
+take_request(char *job_name, int *number)
+{
+	bool		found = false;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < PA_MOST_REQUESTS && !found; i++)
+	{
+		PaRequest  *request = &pa_worker->requests[i];
+
+		if (request->state != PA_REQUEST_ASKED || request->database != MyDatabaseId)
+			continue;
+		request->state = PA_REQUEST_TAKEN;
+		strlcpy(job_name, request->job_name, PA_JOB_NAME_SIZE);
+		*number = i;
+		found = true;
+	}
+	LWLockRelease(pa_worker->lock);
+
+	return found;
+}
+
+/*
+ * list_requested lists the jobs that somebody wants to be run now.
+ */
+static void
+list_requested(Round *round)
+{
+	char		job_name[PA_JOB_NAME_SIZE];
+	int			request;
+
+	while (take_request(job_name, &request))
+	{
+		PaParameters parameters = {0};
+		uint64		found;
+
+		pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
+		found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin FROM prod_analytics.jobs j"
+						 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner WHERE j.job_name = $1",
+						 &parameters, SPI_OK_SELECT);
+		if (found == 0)
+			end_request(request, 0);
+		read_due(round, found, request);
+	}
+}
+
+/*
+ * list_due lists the jobs that are due by their schedules, after those.
+ */
+static void
+list_due(Round *round)
+{
+	PaParameters parameters = {0};
+	uint64		found;
+
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin"
+					 " FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)"
+					 " JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
+					 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner ORDER BY d.place",
+					 &parameters, SPI_OK_SELECT);
+	read_due(round, found, -1);
+}
+
+/*
+ * assign gives a job to a runner.  The caller holds the lock.
+ */
+static void
+assign(PaRunner *runner, PaRunnerState state, Due *due)
+{
+	strlcpy(runner->job_name, due->job_name, PA_JOB_NAME_SIZE);
+	runner->job_id = 0;
+	runner->request = due->request;
+	pa_set_runner(runner, state);
+}
+
+/*
+ * find_runner finds a runner in a state, for a role of this database (InvalidOid: for any, anywhere); -1 when there is
+ * none.  *count gets how many there are in other states than FREE.  The caller holds the lock.
+ */
+static int
+find_runner(PaRunnerState state, Oid role, int *count)
+{
+	int			found = -1;
+
+	*count = 0;
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+	{
+		PaRunner   *runner = &pa_worker->runners[i];
+
+		if (runner->state != PA_RUNNER_FREE)
+			(*count)++;
+		if (found < 0 && runner->state == state &&
+			(!OidIsValid(role) || (runner->database == MyDatabaseId && runner->role == role)))
+			found = i;
+	}
+
+	return found;
+}
+
+/*
+ * reserve makes a free entry one of a runner that starts with a job, and returns its number; -1 when there is no room:
+ * then somebody who has nothing to do is asked to leave.
+ */
+static int
+reserve(Due *due)
+{
+	int			count;
+	int			number;
+
+	number = find_runner(PA_RUNNER_FREE, InvalidOid, &count);
+	if (number >= 0 && count < pa_max_running_jobs)
+	{
+		PaRunner   *runner = &pa_worker->runners[number];
+
+		memset(runner, 0, sizeof(*runner));
+		runner->database = MyDatabaseId;
+		runner->role = due->role;
+		assign(runner, PA_RUNNER_STARTING, due);
+		return number;
+	}
+
+	number = find_runner(PA_RUNNER_IDLE, InvalidOid, &count);
+	if (number >= 0)
+	{
+		pa_set_runner(&pa_worker->runners[number], PA_RUNNER_LEAVING);
+		pa_wake(&pa_worker->runners[number].process);
+	}
+
+	return -1;
+}
+
+/*
+ * tell_no_room tells, once, that the server has no room for another process.
+ */
+static void
+tell_no_room(bool has_room)
+{
+	static bool is_told = false;
+
+	if (!has_room && !is_told)
+		ereport(LOG,
+				(errmsg("jobs have to wait for a process"),
+				 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
+	is_told = !has_room;
+}
+
+/*
+ * start starts a process for a runner whose entry is reserved; false when the server has no room.
+ */
+static bool
+start(int number)
+{
+	bool		has_room;
+
+	if (handles[number])
+		pfree(handles[number]);
+	handles[number] = NULL;
+	has_room = pa_start_process("pa_runner_main", "runner", Int32GetDatum(number), &handles[number]);
+	if (!has_room)
+	{
+		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+		pa_set_runner(&pa_worker->runners[number], PA_RUNNER_FREE);
+		LWLockRelease(pa_worker->lock);
+	}
+	tell_no_room(has_room);
+
+	return has_room;
+}
+
+/*
+ * give gives a job to a runner that has nothing to do, or to a new one; false when there is no room for one.
+ */
+static bool
+give(Round *round, Due *due)
+{
+	int			count;
+	int			idle;
+	int			number = -1;
+	MemoryContext caller_context;
+	bool		result;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	idle = find_runner(PA_RUNNER_IDLE, due->role, &count);
+	if (idle >= 0)
+	{
+		assign(&pa_worker->runners[idle], PA_RUNNER_ASSIGNED, due);
+		pa_wake(&pa_worker->runners[idle].process);
+	}
+	else
+		number = reserve(due);
+	LWLockRelease(pa_worker->lock);
+	if (number < 0)
+		return idle >= 0;
+
+	caller_context = MemoryContextSwitchTo(TopMemoryContext);
+	result = start(number);
+	MemoryContextSwitchTo(caller_context);
+	if (!result)
+		round->sleep_ms = Min(round->sleep_ms, NO_ROOM_MS);
+
+	return result;
+}
+
+/*
+ * ask_again lets a request be taken again in a later round, in which there may be room.
+ */
+static void
+ask_again(Due *due)
+{
+	if (due->request < 0)
+		return;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	if (pa_worker->requests[due->request].state == PA_REQUEST_ABANDONED)
+		pa_worker->requests[due->request].state = PA_REQUEST_FREE;
+	else
+		pa_worker->requests[due->request].state = PA_REQUEST_ASKED;
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * refuse logs that a job cannot be started for its owner; false when it can.
+ */
+static bool
+refuse(Due *due)
+{
+	if (OidIsValid(due->role) && due->may_start)
+		return false;
+
+	if (!OidIsValid(due->role))
+		fail_start(due->job_name, ERRCODE_UNDEFINED_OBJECT, psprintf("role \"%s\", which owns the job, does not exist", due->owner),
+				   "Unschedule the job, and let another role schedule it.");
+	else
+		fail_start(due->job_name, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+				   psprintf("role \"%s\", which owns the job, is not permitted to log in", due->owner),
+				   "Before PostgreSQL 17 only roles with LOGIN can own jobs.");
+	end_request(due->request, -1);
+
+	return true;
+}
+
+/*
+ * give_all gives the jobs that are due to runners, as long as there is room.
+ */
+static void
+give_all(Round *round)
+{
+	bool		has_room = true;
+	ListCell   *cell;
+
+	foreach(cell, round->due)
+	{
+		Due		   *due = lfirst(cell);
+
+		if (is_among(round->beginning, due->job_name))
+			ask_again(due);
+		else if (is_among(round->running, due->job_name))
+		{
+			if (due->request < 0)
+				skip(due->job_name);
+			else
+				end_request(due->request, -1);
+		}
+		else if (!refuse(due))
+		{
+			has_room = has_room && give(round, due);
+			if (!has_room)
+				ask_again(due);
+			else
+				round->beginning = lappend(round->beginning, due->job_name);
+		}
+	}
+}
+
+/*
+ * set_sleep finds out until when there is nothing to do.
+ */
+static void
+set_sleep(Round *round)
+{
+	bool		isnull;
+	Datum		next;
+
+	pa_query("SELECT prod_analytics.next_wake()", NULL, SPI_OK_SELECT);
+	next = pa_result(0, 1, &isnull);
+	if (!isnull)
+		round->sleep_ms = Min(round->sleep_ms,
+							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), DatumGetTimestampTz(next)) + 1);
+}
+
+/*
+ * begin_work does what is to be done before the first round with tables.
+ */
+static void
+begin_work(void)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
+	tell_orphans();
+}
+
+/*
+ * work is a round, as the owner of our tables.
+ */
+static void
+work(void *argument)
+{
+	Round	   *round = argument;
+
+	if (!was_ready)
+		begin_work();
+	was_ready = true;
+
+	see_to_gone();
+	list_runners(round);
+	list_requested(round);
+	list_due(round);
+	give_all(round);
+	set_sleep(round);
+}
+
+/*
+ * are_tables_ready tells in a snapshot of its own whether there is anything to work with.
+ */
+static bool
+are_tables_ready(void)
+{
+	bool		result;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	result = is_ready();
+	SPI_finish();
+	PopActiveSnapshot();
+
+	return result;
+}
+
+/*
+ * do_round does a round in a transaction of its own, and returns how long to sleep after it.
+ */
+static int64
+do_round(void)
+{
+	Round		round = {NIL, NIL, NIL, LONGEST_SLEEP_MS};
+
+	StartTransactionCommand();
+	if (!pa_is_listed(get_database_name(MyDatabaseId)))
+		proc_exit(0);
+	if (are_tables_ready())
+	{
+		pgstat_report_activity(STATE_RUNNING, "looking at the jobs");
+		pa_do_as_owner(work, &round);
+	}
+	else
+	{
+		was_ready = false;
+		round.sleep_ms = NOT_READY_MS;
+	}
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	return round.sleep_ms;
+}
+
+/*
+ * try_round does a round, and survives its failure.
+ */
+static int64
+try_round(MemoryContext context)
+{
+	volatile int64 sleep_ms = ERROR_MS;
+
+	PG_TRY();
+	{
+		sleep_ms = do_round();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		LWLockReleaseAll();
+		AbortOutOfAnyTransaction();
+		was_ready = false;
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+
+	return sleep_ms;
+}
+
+static void
+leave(int code, Datum argument)
+{
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	pa_leave_process(&me->process);
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * enter takes possession of the entry of the database; false when another scheduler has it.
+ */
+static bool
+enter(Oid database)
+{
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < PA_MOST_DATABASES && me == NULL; i++)
+		if (pa_worker->schedulers[i].database == database && pa_worker->schedulers[i].process.pid == 0)
+			me = &pa_worker->schedulers[i];
+	if (me)
+		pa_enter_process(&me->process);
+	LWLockRelease(pa_worker->lock);
+
+	return me != NULL;
+}
+
+/*
+ * pa_scheduler_main is a scheduler.
+ */
+void
+pa_scheduler_main(Datum argument)
+{
+	Oid			database = DatumGetObjectId(argument);
+	MemoryContext context;
+
+	pa_prepare_process();
+	if (!enter(database))
+		proc_exit(0);
+	before_shmem_exit(leave, (Datum) 0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	context = AllocSetContextCreate(TopMemoryContext, "scheduler", ALLOCSET_DEFAULT_SIZES);
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	me->tries = 0;
+	LWLockRelease(pa_worker->lock);
+
+	for (;;)
+	{
+		int64		sleep_ms = try_round(context);
+
+		MemoryContextReset(context);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		pa_reload();
+	}
+}

@@ -1,0 +1,245 @@
+-- Jobs without a worker: scheduling, who may do what, what is due, and running one by hand.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS prod_analytics CASCADE;
+CREATE EXTENSION prod_analytics CASCADE;
+SET timezone = 'UTC';
+CREATE ROLE regress_analyst LOGIN;
+CREATE ROLE regress_operator LOGIN IN ROLE analytics_operator;
+CREATE ROLE regress_boss LOGIN IN ROLE analytics_operator;
+GRANT regress_boss TO regress_operator;
+CREATE SCHEMA work;
+GRANT USAGE, CREATE ON SCHEMA work TO regress_analyst, regress_operator, regress_boss;
+CREATE TABLE work.log (what text, who name DEFAULT current_user, path text DEFAULT current_setting('search_path'));
+GRANT INSERT, SELECT ON work.log TO PUBLIC;
+
+-- The jobs that are there from the start, and nobody who runs them.
+SELECT job_name, schedule, timezone, paused, running_since, last_status, failures, skipped, waits_for FROM prod_analytics.job_status ORDER BY job_name;
+SELECT job_name, command, owner = current_user AS is_mine, timeout, max_retries, catch_up, depends_on FROM prod_analytics.jobs ORDER BY job_name;
+SELECT * FROM prod_analytics.worker_status;
+SELECT job_name FROM prod_analytics.due_jobs(now() - interval '1 minute');
+SELECT job_name FROM prod_analytics.due_jobs(now() + interval '1 year');
+
+-- error: what cannot be scheduled
+SELECT prod_analytics.schedule_job(NULL, '1 day', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', NULL, 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', '1 day', NULL);
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', max_retries => NULL);
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timezone => NULL);
+SELECT prod_analytics.schedule_job('', '1 day', 'SELECT 1');
+SELECT prod_analytics.schedule_job(repeat('ä', 101), '1 day', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', 'daily', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', '0 25 * * *', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', '0 0 31 2 *', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timezone => 'Nowhere');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timeout => '0');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timeout => '-1 second');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', max_retries => -1);
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', catch_up => 'twice');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', depends_on => '{ingest_events, b}');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', depends_on => '{NULL}');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', depends_on => '{a}');
+SET default_transaction_read_only = on;
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1');
+SELECT prod_analytics.run_job('ingest_events');
+RESET default_transaction_read_only;
+-- error: there is no such job
+SELECT prod_analytics.unschedule_job('a');
+SELECT prod_analytics.pause_job('a');
+SELECT prod_analytics.resume_job('a');
+SELECT prod_analytics.run_job('a');
+SELECT prod_analytics.cancel_job('a');
+
+-- A job belongs to who has scheduled it; names are anything.
+GRANT USAGE ON SCHEMA prod_analytics TO regress_analyst;
+SET ROLE regress_operator;
+SELECT prod_analytics.schedule_job('Größe; DROP TABLE "x" --', '*/5 * * * *', 'INSERT INTO work.log VALUES (''größe'')', timezone => 'Europe/Berlin');
+SELECT prod_analytics.schedule_job(repeat('ä', 100), '1 day', 'SELECT 1');
+SET ROLE regress_boss;
+SELECT prod_analytics.schedule_job('of boss', '1 day', 'SELECT 1', depends_on => ARRAY['Größe; DROP TABLE "x" --']);
+RESET ROLE;
+SELECT prod_analytics.schedule_job('of superuser', '1 day', 'SELECT 1');
+SELECT job_name, owner, timezone, depends_on FROM prod_analytics.jobs WHERE job_name NOT IN ('ingest_events', 'upsert_users', 'refresh_matviews', 'maintain_partitions', 'purge_history') ORDER BY 1;
+-- error: it would depend on itself, by way of another one
+SELECT prod_analytics.schedule_job('Größe; DROP TABLE "x" --', '*/5 * * * *', 'SELECT 1', depends_on => '{of boss}');
+-- error: others depend on it
+SELECT prod_analytics.unschedule_job('Größe; DROP TABLE "x" --');
+
+-- Who may do what: an operator all but change the command of somebody else's job, a member of the owner everything.
+SET ROLE regress_boss;
+SELECT prod_analytics.pause_job('of superuser');
+SELECT prod_analytics.pause_job('of superuser');
+SELECT prod_analytics.schedule_job('of superuser', '2 days', 'SELECT 1');
+SELECT schedule, owner = session_user AS of_superuser FROM prod_analytics.jobs WHERE job_name = 'of superuser';
+-- error: with his rights
+SELECT prod_analytics.schedule_job('of superuser', '2 days', 'ALTER ROLE regress_boss SUPERUSER');
+SELECT prod_analytics.schedule_job('Größe; DROP TABLE "x" --', '*/5 * * * *', 'SELECT 1');
+RESET ROLE;
+SET ROLE regress_operator;
+SELECT prod_analytics.schedule_job('of boss', '1 day', 'INSERT INTO work.log VALUES (''by boss'')');
+SELECT prod_analytics.resume_job('of superuser');
+-- error: not by touching the table
+UPDATE prod_analytics.jobs SET command = 'SELECT 2';
+RESET ROLE;
+SELECT job_name, owner, command FROM prod_analytics.jobs WHERE job_name = 'of boss';
+-- error: who has no say in it
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA prod_analytics TO regress_analyst;
+SET ROLE regress_analyst;
+SELECT prod_analytics.run_job('of boss');
+SELECT prod_analytics.pause_job('ingest_events');
+SELECT prod_analytics.unschedule_job('ingest_events');
+SELECT prod_analytics.cancel_job('ingest_events');
+SELECT prod_analytics.schedule_job('ingest_events', '1 day', 'SELECT 1');
+SELECT count(*) FROM prod_analytics.jobs;
+RESET ROLE;
+-- error: a role that could not run it, before PostgreSQL 17
+ALTER ROLE regress_analyst NOLOGIN;
+SET ROLE regress_analyst;
+DO $$ BEGIN
+	PERFORM prod_analytics.schedule_job('of analyst', '1 day', 'SELECT 1');
+	RAISE 'scheduled' USING ERRCODE = 'feature_not_supported';
+EXCEPTION WHEN feature_not_supported THEN
+	RAISE WARNING '%', CASE WHEN (current_setting('server_version_num')::int >= 170000) = (SQLERRM = 'scheduled') THEN 'as expected' ELSE SQLERRM END;
+END $$;
+RESET ROLE;
+ALTER ROLE regress_analyst LOGIN;
+
+-- By hand a job runs in the session, as its owner.
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('of boss') r;
+SELECT * FROM work.log;
+SET ROLE regress_operator;
+SELECT r->>'status' AS status, r->>'rows' AS rows FROM prod_analytics.run_job('Größe; DROP TABLE "x" --') r;
+RESET ROLE;
+SELECT what, who FROM work.log;
+SELECT job_name, last_status, failures, last_job_id IS NOT NULL AS has_run, succeeded_at IS NOT NULL AS succeeded FROM prod_analytics.job_status WHERE last_status IS NOT NULL ORDER BY 1;
+-- What our functions tell is what the run tells; there is one record.
+SELECT prod_analytics.ensure_partitions() > 0 AS made;
+INSERT INTO prod_analytics.staging_events (event_type, event_time, payload) VALUES ('view', now(), '{}'), (NULL, now(), '{}');
+SELECT r->>'status' AS status, r->>'rows' AS rows, r->>'inserted' AS inserted, r->>'quarantined' AS quarantined FROM prod_analytics.run_job('ingest_events') r;
+SELECT r->>'status' AS status, r->>'rows' AS rows, jsonb_array_length(r->'views') AS views FROM prod_analytics.run_job('refresh_matviews') r;
+SELECT job_name, status, rows_processed, details ? 'inserted' AS has_counts, details ?| '{job_id,status,rows,duration_seconds}' AS repeats
+FROM prod_analytics.etl_jobs WHERE job_name IN ('ingest_events', 'refresh_matviews') ORDER BY job_id;
+-- Called by itself it makes its own.
+SELECT prod_analytics.etl_ingest_events()->>'status' AS status;
+SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name = 'ingest_events';
+
+-- A failure is in the result and in the log, with everything that there is to know; what was done is rolled back.
+SELECT prod_analytics.schedule_job('fails', '1 hour', $$INSERT INTO work.log VALUES ('lost'); SELECT 1 / (SELECT count(*) FROM work.log WHERE what = 'none')$$, max_retries => 2);
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('fails') r;
+SELECT count(*) FROM work.log WHERE what = 'lost';
+SELECT last_status, failures, next_run_at < now() + interval '10 seconds' AS is_retried_soon FROM prod_analytics.job_status WHERE job_name = 'fails';
+SELECT prod_analytics.schedule_job('commits', '1 hour', 'CALL prod_analytics.maintain_partitions()');
+SELECT r->>'status' AS status, r->>'sqlstate' AS sqlstate FROM prod_analytics.run_job('commits') r;
+SELECT prod_analytics.schedule_job('vacuums', '1 hour', 'VACUUM work.log');
+SELECT r->>'status' AS status, r->>'sqlstate' AS sqlstate FROM prod_analytics.run_job('vacuums') r;
+SELECT prod_analytics.schedule_job('nests', '1 hour', $$SELECT prod_analytics.run_job('fails')$$);
+SELECT r->>'status' AS status, r->>'error' AS error FROM prod_analytics.run_job('nests') r;
+-- A command may say by itself that it has failed, and how much it has done.
+SELECT prod_analytics.schedule_job('says', '1 hour', $$SELECT '{"status": "FAILED", "rows": 7, "error": "no reason", "more": [1]}'::jsonb$$);
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
+SELECT prod_analytics.schedule_job('says', '1 hour', $$SELECT '[1, 2]'::jsonb$$);
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
+SELECT prod_analytics.schedule_job('says', '1 hour', 'SELECT generate_series(1, 5)');
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
+SELECT prod_analytics.schedule_job('says', '1 hour', '');
+SELECT r->>'status' AS status FROM prod_analytics.run_job('says') r;
+-- An owner that is gone.
+UPDATE prod_analytics.jobs SET owner = 'regress_nobody' WHERE job_name = 'says';
+SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
+
+-- What a job does cannot leave its owner's rights, nor bring anything into the session.
+SET ROLE regress_boss;
+SELECT prod_analytics.schedule_job('escapes', '1 hour', 'RESET ROLE');
+RESET ROLE;
+SELECT r->>'status' AS status, r->>'error' AS error FROM prod_analytics.run_job('escapes') r;
+SELECT current_user = session_user AS same;
+SET ROLE regress_boss;
+SELECT prod_analytics.schedule_job('escapes', '1 hour', $$SELECT set_config('work_mem', '77MB', false)$$);
+RESET ROLE;
+SELECT r->>'status' AS status FROM prod_analytics.run_job('escapes') r;
+SHOW work_mem;
+
+-- What is due: at its slot or a retry, when it is not paused, and when what it depends on has succeeded since.
+UPDATE prod_analytics.jobs SET paused = true;
+SELECT prod_analytics.schedule_job('first', '1 hour', 'SELECT 1');
+SELECT prod_analytics.schedule_job('second', '1 hour', 'SELECT 2', depends_on => '{first}');
+SELECT prod_analytics.schedule_job('daily', '30 3 * * *', 'SELECT 3', timezone => 'Europe/Berlin', catch_up => 'skip');
+UPDATE prod_analytics.job_state SET next_run_at = '2026-03-01 10:00', retry_at = NULL WHERE job_name IN ('first', 'second');
+UPDATE prod_analytics.job_state SET next_run_at = '2026-03-01 02:30' WHERE job_name = 'daily';
+SELECT * FROM prod_analytics.due_jobs('2026-03-01 01:00');
+SELECT * FROM prod_analytics.due_jobs('2026-03-01 02:30');
+SELECT * FROM prod_analytics.due_jobs('2026-03-01 10:00');
+SELECT job_name, waits_for FROM prod_analytics.job_status WHERE job_name IN ('first', 'second') ORDER BY 1;
+SELECT prod_analytics.run_job('first')->>'status' AS status;
+SELECT job_name FROM prod_analytics.due_jobs('2026-03-01 10:00');
+SELECT prod_analytics.run_job('second')->>'status' AS status;
+SELECT job_name FROM prod_analytics.due_jobs(now() + interval '2 hours');
+SELECT prod_analytics.run_job('first')->>'status' AS status;
+SELECT job_name FROM prod_analytics.due_jobs(now() + interval '2 hours');
+-- A run makes up for all slots that were missed; or, when that is not wanted, none does.
+SELECT next_run_at > now() AS later FROM prod_analytics.job_status WHERE job_name = 'first';
+SELECT prod_analytics.skip_missed(now());
+SELECT job_name, next_run_at > now() AS later, skipped FROM prod_analytics.job_status WHERE job_name = 'daily';
+-- Resuming a job makes up for nothing.
+SELECT prod_analytics.pause_job('daily');
+UPDATE prod_analytics.job_state SET next_run_at = '2026-03-01 02:30' WHERE job_name = 'daily';
+SELECT next_run_at, lag FROM prod_analytics.job_status WHERE job_name = 'daily';
+SELECT prod_analytics.resume_job('daily');
+SELECT next_run_at > now() AS later, lag FROM prod_analytics.job_status WHERE job_name = 'daily';
+
+-- Retries: sooner than the next slot, less and less often, and not for ever.
+UPDATE prod_analytics.jobs SET paused = false WHERE job_name = 'fails';
+SELECT prod_analytics.run_job('fails')->>'status' AS status;
+SELECT attempt, failures, retry_at - now() BETWEEN '3 seconds' AND '7 seconds' AS soon FROM prod_analytics.job_state WHERE job_name = 'fails';
+UPDATE prod_analytics.job_state SET retry_at = now() WHERE job_name = 'fails';
+SELECT prod_analytics.run_job('fails')->>'status' AS status;
+SELECT attempt, failures, retry_at - now() BETWEEN '7 seconds' AND '13 seconds' AS later FROM prod_analytics.job_state WHERE job_name = 'fails';
+UPDATE prod_analytics.job_state SET retry_at = now() WHERE job_name = 'fails';
+SELECT prod_analytics.run_job('fails')->>'status' AS status;
+SELECT attempt, failures, retry_at FROM prod_analytics.job_state WHERE job_name = 'fails';
+SELECT max(prod_analytics.retry_delay(n)) < '20 minutes' AS bounded, min(prod_analytics.retry_delay(n)) > '3 seconds' AS positive FROM generate_series(1, 100) n;
+
+-- A schedule whose time zone has ceased to exist stops that job, and nothing else.
+ALTER TABLE prod_analytics.jobs DISABLE TRIGGER follow_job;
+UPDATE prod_analytics.jobs SET timezone = 'Atlantis', schedule = '1 day' WHERE job_name = 'first';
+ALTER TABLE prod_analytics.jobs ENABLE TRIGGER follow_job;
+UPDATE prod_analytics.job_state SET next_run_at = now() WHERE job_name = 'first';
+SELECT prod_analytics.run_job('first')->>'status' AS status;
+SELECT next_run_at FROM prod_analytics.job_status WHERE job_name = 'first';
+-- error: changed by hand, a schedule is checked too
+UPDATE prod_analytics.jobs SET schedule = 'sometimes' WHERE job_name = 'first';
+UPDATE prod_analytics.jobs SET timezone = 'Atlantis', schedule = '2 days' WHERE job_name = 'second';
+
+-- Runs whose process is gone.
+INSERT INTO prod_analytics.etl_jobs (job_name, started_at, status) VALUES ('gone', now(), 'RUNNING'), ('held', now(), 'RUNNING');
+SELECT pg_advisory_lock(hashtext('etl_held'));
+SELECT * FROM prod_analytics.fail_orphans();
+SELECT job_name, status, details->>'error' AS error FROM prod_analytics.etl_jobs WHERE job_name IN ('gone', 'held') ORDER BY 1;
+SELECT pg_advisory_unlock(hashtext('etl_held'));
+SELECT * FROM prod_analytics.fail_orphans();
+
+-- The history is bounded.
+INSERT INTO prod_analytics.etl_jobs (job_name, started_at, finished_at, status)
+SELECT 'old', now() - interval '100 days' + n * interval '1 minute', now(), 'SUCCESS' FROM generate_series(1, 25000) n;
+UPDATE prod_analytics.etl_jobs SET job_id = -job_id WHERE job_name = 'old';
+CALL prod_analytics.purge_history();
+SELECT status, rows_processed FROM prod_analytics.etl_jobs WHERE job_name = 'purge_history';
+SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name = 'old';
+SELECT count(*) > 10 AS others FROM prod_analytics.etl_jobs WHERE job_name <> 'old';
+CALL prod_analytics.purge_history();
+SELECT status, rows_processed FROM prod_analytics.etl_jobs WHERE job_name = 'purge_history' ORDER BY job_id;
+
+-- Unscheduled, a job is forgotten, and its log is kept.
+SELECT prod_analytics.unschedule_job('second');
+SELECT prod_analytics.unschedule_job('first');
+SELECT count(*) FROM prod_analytics.job_state WHERE job_name IN ('first', 'second');
+SELECT count(*) > 0 AS kept FROM prod_analytics.etl_jobs WHERE job_name = 'first';
+-- What the user has unscheduled stays so.
+SELECT prod_analytics.unschedule_job('purge_history');
+SELECT prod_analytics.create_tables();
+SELECT count(*) FROM prod_analytics.jobs WHERE job_name = 'purge_history';
+
+SET client_min_messages = warning;
+DROP SCHEMA work CASCADE;
+DROP SCHEMA prod_analytics CASCADE;
+DROP ROLE regress_analyst, regress_operator, regress_boss;
