@@ -267,6 +267,8 @@ execute_here(void *argument)
 				 errmsg("the role that owns the job does not exist")));
 
 	pa_guard_enter(&guard, run->owner);
+	/* What a session of that role would begin with, as far as it is not set otherwise. */
+	pa_set_for_now("search_path", "\"$user\", public");
 	SPI_connect();
 	if (SPI_execute(run->command, false, 0) < 0)
 		ereport(ERROR,

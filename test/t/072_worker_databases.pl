@@ -1,0 +1,151 @@
+# The worker waits for databases, for the extension and for its tables, for room in the server and for the end of
+# recovery, and does so in silence.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('worker_databases');
+
+sub psql
+{
+	my ($database, $query) = @_;
+
+	return $node->safe_psql($database, $query);
+}
+
+# Waits until a query returns true.
+sub comes_true
+{
+	my ($database, $query, $name) = @_;
+
+	ok($node->poll_query_until($database, $query), $name);
+	return;
+}
+
+# How often a line is in the server's log.
+sub told
+{
+	my ($pattern) = @_;
+
+	return scalar(() = slurp_file($node->logfile) =~ /$pattern/g);
+}
+
+my $runs = q{SELECT count(*) > 0 FROM prod_analytics.etl_jobs WHERE job_name = 'beat' AND status = 'SUCCESS' AND finished_at > now() - interval '3 seconds'};
+
+# Makes the extension in a database, with one job and no others.
+sub make
+{
+	my ($database) = @_;
+
+	psql($database, q{
+		CREATE EXTENSION prod_analytics CASCADE;
+		SELECT prod_analytics.pause_job(job_name) FROM prod_analytics.jobs;
+		SELECT prod_analytics.schedule_job('beat', '1 second', 'SELECT 1')});
+	return;
+}
+
+$node->init(allows_streaming => 1);
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'prod_analytics'
+prod_analytics.databases = 'postgres, "Größe, mit ""Komma""", later'
+max_worker_processes = 16
+CONF
+$node->start;
+
+#
+# Databases and extension that come and go
+#
+
+comes_true('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'prod_analytics scheduler'}, 'a database without the extension has a scheduler');
+psql('postgres', q{CREATE DATABASE "Größe, mit ""Komma"""});
+comes_true('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'prod_analytics scheduler'}, 'a database that is made later gets one');
+is(told('database "later" does not exist or allows no connections'), 1, 'that one is missing is told once');
+make('Größe, mit "Komma"');
+comes_true('Größe, mit "Komma"', $runs, 'its jobs run');
+make('postgres');
+comes_true('postgres', $runs, 'an extension that is made later is found');
+psql('postgres', 'SET client_min_messages = warning; DROP EXTENSION prod_analytics CASCADE');
+comes_true('postgres', q{SELECT count(*) = 0 FROM prod_analytics.etl_jobs WHERE status = 'RUNNING'}, 'without the extension nothing runs');
+my $count = psql('postgres', 'SELECT count(*) FROM prod_analytics.etl_jobs');
+comes_true('Größe, mit "Komma"', q{SELECT count(*) > 2 FROM prod_analytics.etl_jobs WHERE started_at > now() - interval '2.5 seconds'}, 'elsewhere they do');
+is(psql('postgres', 'SELECT count(*) FROM prod_analytics.etl_jobs'), $count, 'nothing at all');
+psql('postgres', 'SET client_min_messages = warning; CREATE EXTENSION prod_analytics CASCADE');
+comes_true('postgres', $runs, 'made again, it goes on with the jobs that there were');
+psql('postgres', 'DROP SCHEMA prod_analytics CASCADE');
+make('postgres');
+comes_true('postgres', $runs, 'so it does after everything was dropped');
+
+# Dropped by force and made again, a database has its scheduler again.
+my ($code, $out, $error) = $node->psql('postgres', q{DROP DATABASE "Größe, mit ""Komma"""});
+like($error, qr/is being accessed by other users/, 'who works in a database keeps it from being dropped');
+psql('postgres', q{DROP DATABASE "Größe, mit ""Komma""" WITH (FORCE)});
+psql('postgres', q{CREATE DATABASE "Größe, mit ""Komma"""});
+make('Größe, mit "Komma"');
+comes_true('Größe, mit "Komma"', $runs, 'a database that was dropped by force and made again is found');
+cmp_ok(told('FATAL:'), '<', 12, 'nobody tries again and again');
+
+#
+# A restore
+#
+
+my $dump = $node->basedir . '/dump';
+
+psql('Größe, mit "Komma"', q{
+	SELECT prod_analytics.schedule_job('daily', '30 3 * * *', 'SELECT 1', timezone => 'Europe/Berlin', max_retries => 2, depends_on => '{beat}');
+	SELECT prod_analytics.pause_job('daily')});
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, '-d', $node->connstr('Größe, mit "Komma"') ], 'a database with jobs is dumped');
+psql('postgres', 'CREATE DATABASE later');
+comes_true('later', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'prod_analytics scheduler' AND datname = 'later'}, 'the database that was waited for has a scheduler');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', '--section=data', '-d', $node->connstr('later'), $dump ], 'tables and rows are restored');
+$count = psql('later', 'SELECT count(*) FROM prod_analytics.etl_jobs');
+comes_true('postgres', q{SELECT count(*) > 3 FROM prod_analytics.etl_jobs WHERE started_at > now() - interval '3.5 seconds'}, 'time passes');
+is(psql('later', 'SELECT count(*) FROM prod_analytics.etl_jobs'), $count, 'while keys and triggers are missing nothing runs');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--section=post-data', '-d', $node->connstr('later'), $dump ], 'the rest is restored');
+comes_true('later', $runs, 'then the jobs run');
+is(psql('later', q{SELECT schedule, timezone, max_retries, depends_on, paused FROM prod_analytics.jobs WHERE job_name = 'daily'}),
+	psql('Größe, mit "Komma"', q{SELECT schedule, timezone, max_retries, depends_on, paused FROM prod_analytics.jobs WHERE job_name = 'daily'}),
+	'a job is what it was');
+
+#
+# No room in the server
+#
+
+psql('postgres', q{SELECT prod_analytics.schedule_job('long ' || n, '100 years', 'SELECT pg_sleep(1000)') FROM generate_series(1, 3) n});
+$node->append_conf('postgresql.conf', "max_worker_processes = 5\n");
+$node->restart;
+comes_true('postgres', q{SELECT count(*) = 3 FROM pg_stat_activity WHERE backend_type = 'prod_analytics scheduler'}, 'the schedulers fit in');
+comes_true('postgres', $runs, 'in turns, jobs find room');
+comes_true('later', $runs, 'in every database');
+comes_true('Größe, mit "Komma"', $runs, 'in all of them');
+cmp_ok(told('jobs have to wait for a process'), '<', 20, 'that they wait is not told all the time');
+$node->append_conf('postgresql.conf', "max_worker_processes = 16\n");
+$node->restart;
+
+#
+# A standby
+#
+
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('worker_standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'prod_analytics%'}), 0, 'on a standby there is no worker');
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM prod_analytics.worker_status}), 0, 'and none is shown');
+($code, $out, $error) = $standby->psql('postgres', q{SELECT prod_analytics.run_job('beat')});
+like($error, qr/cannot execute run_job\(\) in a read-only transaction/, 'nor can a job be run by hand');
+$node->stop('immediate');
+my $last = $standby->safe_psql('postgres', 'SELECT max(job_id) FROM prod_analytics.etl_jobs');
+$standby->promote;
+ok($standby->poll_query_until('postgres', "SELECT count(*) > 2 FROM prod_analytics.etl_jobs WHERE job_id > $last AND job_name = 'beat' AND status = 'SUCCESS'"),
+	'promoted, it begins without a restart');
+ok($standby->poll_query_until('postgres', q{SELECT count(*) = 0 FROM prod_analytics.etl_jobs WHERE status = 'RUNNING' AND started_at < now() - interval '10 seconds'}),
+	'what the other server was at is not said to go on');
+unlike(slurp_file($_->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself') for $node, $standby;
+
+$standby->stop;
+done_testing();
