@@ -8,6 +8,9 @@
 # How often a measurement is repeated; the smallest time counts, since noise only ever adds.
 REPEAT=${REPEAT:-3}
 
+# More settings of the server, each like a line of postgresql.conf.
+BENCH_SETTINGS=()
+
 # Start a server that syncs like a real one, with the extension in database "bench".  The arguments are
 # further packages that the benchmark needs.
 start_bench() {
@@ -16,7 +19,7 @@ start_bench() {
 	install_packages "$@"
 	build_and_install "$BENCH_DIR/build" >/dev/null
 	start_cluster "$BENCH_DIR/cluster" "shared_buffers = 1GB" "max_wal_size = 8GB" \
-		"max_locks_per_transaction = 1024" "autovacuum = off" >/dev/null
+		"max_locks_per_transaction = 1024" "autovacuum = off" "${BENCH_SETTINGS[@]}" >/dev/null
 	"$(pg_program createdb)" bench
 	export PGOPTIONS="-c client_min_messages=error"
 	bench_sql "CREATE EXTENSION prod_analytics CASCADE"

@@ -27,8 +27,11 @@ PG_FUNCTION_INFO_V1(pa_next_slot_sql);
 /* Leap days are at most eight years apart, so what has no slot in so many days has none. */
 #define MOST_DAYS (8 * 366 + 1)
 
-/* Days are counted from 2000-01-01, a Saturday; intervals of days from the Monday after it. */
-#define FIRST_MONDAY 2
+/* Intervals are counted from where the widths of partitions are: the Unix epoch, weeks from the Monday after it. */
+#define UNIX_EPOCH_DAY (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE)
+#define UNIX_EPOCH (UNIX_EPOCH_DAY * USECS_PER_DAY)
+#define FIRST_MONDAY (UNIX_EPOCH_DAY + 4)
+#define DAYS_PER_WEEK 7
 
 /* In the field for the day of the week, another name of Sunday. */
 #define LATE_SUNDAY 7
@@ -273,7 +276,7 @@ floor_to(int64 value, int64 period, int64 origin)
 }
 
 /*
- * month_number counts the months since 2000, and month_start is when one begins.
+ * month_number counts the months since January of the year 0, and month_start is when one begins.
  */
 static int64
 month_number(int64 day)
@@ -284,7 +287,7 @@ month_number(int64 day)
 
 	j2date((int) day + POSTGRES_EPOCH_JDATE, &year, &month, &month_day);
 
-	return (year - 2000) * INT64CONST(12) + month - 1;
+	return year * INT64CONST(12) + month - 1;
 }
 
 static Timestamp
@@ -292,7 +295,7 @@ month_start(int64 number)
 {
 	int64		year = floor_to(number, 12, 0) / 12;
 
-	return (date2j((int) year + 2000, (int) (number - year * 12) + 1, 1) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	return (date2j((int) year, (int) (number - year * 12) + 1, 1) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
 /*
@@ -306,10 +309,10 @@ next_of_interval(const PaSchedule *schedule, const char *timezone, TimestampTz a
 	TimestampTz slot;
 
 	if (schedule->microseconds > 0)
-		return floor_to(after, schedule->microseconds, 0) + schedule->microseconds;
+		return floor_to(after, schedule->microseconds, UNIX_EPOCH) + schedule->microseconds;
 
 	day = floor_to(wall_clock(timezone, after), USECS_PER_DAY, 0) / USECS_PER_DAY;
-	number = schedule->days > 0 ? floor_to(day, schedule->days, FIRST_MONDAY) :
+	number = schedule->days > 0 ? floor_to(day, schedule->days, schedule->days % DAYS_PER_WEEK == 0 ? FIRST_MONDAY : UNIX_EPOCH_DAY) :
 		floor_to(month_number(day), schedule->months, 0);
 	/* Where clocks are changed at midnight, the one of that day may be over already, or be still to come. */
 	do

@@ -4,7 +4,7 @@ CREATE FUNCTION next_slot(schedule text, after timestamptz, timezone text DEFAUL
 	LANGUAGE C STABLE STRICT PARALLEL SAFE;
 
 COMMENT ON FUNCTION next_slot(text, timestamptz, text) IS
-	'the first moment after another one at which a schedule is due, in a time zone: an interval of months, days, or hours, minutes and seconds, counted from 2000, weeks from Mondays; or five fields as cron has them (minute, hour, day of month, month, day of week; names, lists, ranges, steps); an hour that a change of the clocks skips counts as the next one, one that repeats counts once, and an expression whose hours begin with an asterisk goes by real time; raises 22023 for what is no schedule or never due, 22007 and its like for what is no interval';
+	'the first moment after another one at which a schedule is due, in a time zone: an interval of months, days, or hours, minutes and seconds, counted from 1970, weeks from a Monday; or five fields as cron has them (minute, hour, day of month, month, day of week; names, lists, ranges, steps); an hour that a change of the clocks skips counts as the next one, one that repeats counts once, and an expression whose hours begin with an asterisk goes by real time; raises 22023 for what is no schedule or never due, 22007 and its like for what is no interval';
 
 CREATE FUNCTION jobs_changed()
 	RETURNS trigger
