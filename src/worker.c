@@ -328,6 +328,7 @@ pa_launcher_main(Datum argument)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (complete ? 0 : WL_TIMEOUT), RETRY_MS + 100,
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		pa_reload();
 	}

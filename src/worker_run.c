@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "query.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -29,6 +30,9 @@ PG_FUNCTION_INFO_V1(pa_run_job);
 
 /* How often a waiting session looks whether the scheduler is still there. */
 #define LOOK_MS 1000
+
+/* The request that this session waits for; -1: none. */
+static int	own_request = -1;
 
 /*
  * ask puts a request where the scheduler of this database sees it, and returns its number; -1 when there is no
@@ -76,14 +80,39 @@ ask(const char *job_name)
  * abandon waits no longer.
  */
 static void
-abandon(int number)
+abandon(void)
 {
-	PaRequest  *request = &pa_worker->requests[number];
+	PaRequest  *request = &pa_worker->requests[own_request];
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	pa_leave_process(&request->waiting);
 	request->state = request->state == PA_REQUEST_TAKEN ? PA_REQUEST_ABANDONED : PA_REQUEST_FREE;
 	LWLockRelease(pa_worker->lock);
+	own_request = -1;
+}
+
+/*
+ * abandon_at_exit does so when the session ends meanwhile.
+ */
+static void
+abandon_at_exit(int code, Datum argument)
+{
+	if (own_request >= 0)
+		abandon();
+}
+
+/*
+ * own notes that a request is this session's.
+ */
+static void
+own(int number)
+{
+	static bool is_registered = false;
+
+	if (!is_registered)
+		before_shmem_exit(abandon_at_exit, (Datum) 0);
+	is_registered = true;
+	own_request = number;
 }
 
 /*
@@ -138,17 +167,18 @@ wait_for_run(int number)
 {
 	volatile int64 job_id = 0;
 
+	own(number);
 	PG_TRY();
 	{
 		job_id = wait_for_end(number);
 	}
 	PG_CATCH();
 	{
-		abandon(number);
+		abandon();
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	abandon(number);
+	abandon();
 
 	return job_id;
 }
@@ -268,7 +298,7 @@ execute_here(void *argument)
 
 	pa_guard_enter(&guard, run->owner);
 	/* What a session of that role would begin with, as far as it is not set otherwise. */
-	pa_set_for_now("search_path", "\"$user\", public");
+	pa_set_for_now("search_path", "\"$user\", public, pg_temp");
 	SPI_connect();
 	if (SPI_execute(run->command, false, 0) < 0)
 		ereport(ERROR,

@@ -29,8 +29,11 @@
 
 extern PGDLLEXPORT void pa_runner_main(Datum argument);
 
-/* How long a runner waits for something to do. */
-#define IDLE_MS 60000
+/* How long a runner waits for something to do: long enough to be there still for jobs of every few minutes. */
+#define IDLE_MS 600000
+
+/* After how long it leaves even though there is something to do. */
+#define LONGEST_LIFE_MS 3600000
 
 /* This process's entry. */
 static PaRunner *me = NULL;
@@ -68,6 +71,8 @@ step(PaTask task, PaRecord *run)
 	pa_do_as_owner(task, run);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(run->context);
+	/* Who wanted to cancel the command has come too late. */
+	QueryCancelPending = false;
 	RESUME_CANCEL_INTERRUPTS();
 }
 
@@ -101,7 +106,6 @@ execute(PaRecord *run)
 	MemoryContext context = CurrentMemoryContext;
 
 	is_timed_out = false;
-	QueryCancelPending = false;
 	if (run->timeout_ms > 0)
 		enable_timeout_after(run_timeout, (int) run->timeout_ms);
 
@@ -210,6 +214,7 @@ do_run(char *job_name)
 	/* The job's lock is among what goes. */
 	pa_reset_session();
 	show("prod_analytics runner", NULL);
+	pgstat_report_stat(true);
 
 	return run.job_id;
 }
@@ -235,6 +240,32 @@ take_job(bool may_leave, char *job_name)
 }
 
 /*
+ * is_old tells whether this process has been there for so long that another one should take its place: the settings of
+ * a role and a database are read when a session begins.
+ */
+static bool
+is_old(TimestampTz now)
+{
+	return TimestampDifferenceExceeds(me->process.since, now, LONGEST_LIFE_MS);
+}
+
+/*
+ * is_too_many tells whether there are more processes than there may be, since the setting has been changed.  The caller
+ * holds the lock.
+ */
+static bool
+is_too_many(void)
+{
+	int			count = 0;
+
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+		if (pa_worker->runners[i].process.pid != 0)
+			count++;
+
+	return count > pa_max_running_jobs;
+}
+
+/*
  * wait_for_job waits for something to do; false when the process is to end.
  */
 static bool
@@ -248,7 +279,7 @@ wait_for_job(char *job_name)
 		bool		stays;
 
 		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-		stays = take_job(now >= deadline || !pa_enabled, job_name);
+		stays = take_job(now >= deadline || !pa_enabled || is_old(now) || is_too_many(), job_name);
 		LWLockRelease(pa_worker->lock);
 		if (!stays || job_name[0] != '\0')
 			return stays;
@@ -256,6 +287,8 @@ wait_for_job(char *job_name)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 TimestampDifferenceMilliseconds(now, deadline) + 1, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		/* There is nothing to cancel. */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		pa_reload();
 	}

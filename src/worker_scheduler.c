@@ -152,10 +152,26 @@ is_lost(int number, TimestampTz now)
 
 	if (runner->state != PA_RUNNER_STARTING || runner->process.pid != 0)
 		return false;
-	if (handles[number])
+	if (runner->database == MyDatabaseId && handles[number])
 		return GetBackgroundWorkerPid(handles[number], &pid) == BGWH_STOPPED;
 
 	return TimestampDifferenceExceeds(runner->since, now, LOST_MS);
+}
+
+/*
+ * is_free tells whether an entry can be used: it is free, or nobody sees to it any more, since its database is gone or
+ * not listed.
+ */
+static bool
+is_free(int number, TimestampTz now)
+{
+	PaRunner   *runner = &pa_worker->runners[number];
+
+	if (runner->state == PA_RUNNER_FREE)
+		return true;
+
+	return runner->database != MyDatabaseId && (runner->state == PA_RUNNER_GONE || is_lost(number, now)) &&
+		TimestampDifferenceExceeds(runner->since, now, LOST_MS);
 }
 
 /*
@@ -354,57 +370,80 @@ assign(PaRunner *runner, PaRunnerState state, Due *due)
 	pa_set_runner(runner, state);
 }
 
-/*
- * find_runner finds a runner in a state, for a role of this database (InvalidOid: for any, anywhere); -1 when there is
- * none.  *count gets how many there are in other states than FREE.  The caller holds the lock.
- */
-static int
-find_runner(PaRunnerState state, Oid role, int *count)
+/* Which entries there are. */
+typedef struct Room
 {
-	int			found = -1;
+	int			processes;		/* runners that have one, or are about to */
+	int			busy;			/* those of them that have a job */
+	int			own_idle;		/* one without a job, for the role in question in this database; -1: none */
+	int			other_idle;		/* any without a job; -1: none */
+	int			free;			/* an entry that can be used; -1: none */
+} Room;
 
-	*count = 0;
+/*
+ * look_for_room looks at the entries, for a role.  The caller holds the lock.
+ */
+static Room
+look_for_room(Oid role)
+{
+	Room		room = {0, 0, -1, -1, -1};
+	TimestampTz now = GetCurrentTimestamp();
+
 	for (int i = 0; i < PA_MOST_RUNNERS; i++)
 	{
 		PaRunner   *runner = &pa_worker->runners[i];
 
-		if (runner->state != PA_RUNNER_FREE)
-			(*count)++;
-		if (found < 0 && runner->state == state &&
-			(!OidIsValid(role) || (runner->database == MyDatabaseId && runner->role == role)))
-			found = i;
+		if (is_free(i, now))
+		{
+			room.free = i;
+			continue;
+		}
+		if (runner->state == PA_RUNNER_GONE)
+			continue;
+		room.processes++;
+		if (runner->state != PA_RUNNER_IDLE)
+			room.busy += (runner->state != PA_RUNNER_LEAVING);
+		else if (runner->database == MyDatabaseId && runner->role == role)
+			room.own_idle = i;
+		else
+			room.other_idle = i;
 	}
 
-	return found;
+	return room;
 }
 
 /*
- * reserve makes a free entry one of a runner that starts with a job, and returns its number; -1 when there is no room:
- * then somebody who has nothing to do is asked to leave.
+ * reserve gives a job to a runner that has nothing to do, or makes a free entry one of a runner that starts with it, and
+ * returns its number; -1 when there is no room: then somebody who has nothing to do is asked to leave.  The caller
+ * holds the lock.
  */
 static int
 reserve(Due *due)
 {
-	int			count;
-	int			number;
+	Room		room = look_for_room(due->role);
+	PaRunner   *runner;
 
-	number = find_runner(PA_RUNNER_FREE, InvalidOid, &count);
-	if (number >= 0 && count < pa_max_running_jobs)
+	if (room.busy >= pa_max_running_jobs)
+		return -1;
+	if (room.own_idle >= 0)
 	{
-		PaRunner   *runner = &pa_worker->runners[number];
-
+		assign(&pa_worker->runners[room.own_idle], PA_RUNNER_ASSIGNED, due);
+		pa_wake(&pa_worker->runners[room.own_idle].process);
+		return room.own_idle;
+	}
+	if (room.processes < pa_max_running_jobs && room.free >= 0)
+	{
+		runner = &pa_worker->runners[room.free];
 		memset(runner, 0, sizeof(*runner));
 		runner->database = MyDatabaseId;
 		runner->role = due->role;
 		assign(runner, PA_RUNNER_STARTING, due);
-		return number;
+		return room.free;
 	}
-
-	number = find_runner(PA_RUNNER_IDLE, InvalidOid, &count);
-	if (number >= 0)
+	if (room.other_idle >= 0)
 	{
-		pa_set_runner(&pa_worker->runners[number], PA_RUNNER_LEAVING);
-		pa_wake(&pa_worker->runners[number].process);
+		pa_set_runner(&pa_worker->runners[room.other_idle], PA_RUNNER_LEAVING);
+		pa_wake(&pa_worker->runners[room.other_idle].process);
 	}
 
 	return -1;
@@ -454,24 +493,17 @@ start(int number)
 static bool
 give(Round *round, Due *due)
 {
-	int			count;
-	int			idle;
-	int			number = -1;
+	int			number;
+	bool		is_new;
 	MemoryContext caller_context;
 	bool		result;
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	idle = find_runner(PA_RUNNER_IDLE, due->role, &count);
-	if (idle >= 0)
-	{
-		assign(&pa_worker->runners[idle], PA_RUNNER_ASSIGNED, due);
-		pa_wake(&pa_worker->runners[idle].process);
-	}
-	else
-		number = reserve(due);
+	number = reserve(due);
+	is_new = number >= 0 && pa_worker->runners[number].state == PA_RUNNER_STARTING;
 	LWLockRelease(pa_worker->lock);
-	if (number < 0)
-		return idle >= 0;
+	if (!is_new)
+		return number >= 0;
 
 	caller_context = MemoryContextSwitchTo(TopMemoryContext);
 	result = start(number);
@@ -570,6 +602,29 @@ set_sleep(Round *round)
 }
 
 /*
+ * ask_lost_again lets requests be taken again that an earlier round, which failed, has taken and not given to anybody.
+ */
+static void
+ask_lost_again(void)
+{
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < PA_MOST_REQUESTS; i++)
+	{
+		PaRequest  *request = &pa_worker->requests[i];
+		bool		is_given = false;
+
+		if (request->database != MyDatabaseId ||
+			(request->state != PA_REQUEST_TAKEN && request->state != PA_REQUEST_ABANDONED))
+			continue;
+		for (int j = 0; j < PA_MOST_RUNNERS; j++)
+			is_given |= pa_worker->runners[j].state != PA_RUNNER_FREE && pa_worker->runners[j].request == i;
+		if (!is_given)
+			request->state = request->state == PA_REQUEST_TAKEN ? PA_REQUEST_ASKED : PA_REQUEST_FREE;
+	}
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
  * begin_work does what is to be done before the first round with tables.
  */
 static void
@@ -577,6 +632,7 @@ begin_work(void)
 {
 	PaParameters parameters = {0};
 
+	ask_lost_again();
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
 	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
 	tell_orphans();
@@ -626,9 +682,11 @@ static int64
 do_round(void)
 {
 	Round		round = {NIL, NIL, NIL, LONGEST_SLEEP_MS};
+	char	   *name;
 
 	StartTransactionCommand();
-	if (!pa_is_listed(get_database_name(MyDatabaseId)))
+	name = get_database_name(MyDatabaseId);
+	if (name == NULL || !pa_is_listed(name))
 		proc_exit(0);
 	if (are_tables_ready())
 	{
@@ -727,6 +785,7 @@ pa_scheduler_main(Datum argument)
 		MemoryContextReset(context);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		pa_reload();
 	}

@@ -715,6 +715,10 @@ BEGIN
 				'what a control column of type bigint counts since 1970; NULL for other types';
 		WHEN 4 THEN
 			PERFORM prod_analytics.make_job_progress();
+		WHEN 5 THEN
+			CREATE INDEX idx_etl_jobs_running ON etl_jobs (job_name) WHERE status = 'RUNNING';
+			COMMENT ON INDEX idx_etl_jobs_running IS
+				'runs that are going on, or whose process has died';
 	END CASE;
 END
 $$;
@@ -727,7 +731,7 @@ CREATE FUNCTION migrate_tables()
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 DECLARE
-	newest CONSTANT integer := 4;
+	newest CONSTANT integer := 5;
 	found_version integer;
 	problem record;
 	difference text;

@@ -45,10 +45,12 @@ SELECT prod_analytics.create_tables();
 SELECT to_regclass('prod_analytics.idx_events_props_gin') IS NULL AS still_dropped;
 SELECT attname FROM pg_attribute WHERE attrelid = 'prod_analytics.events'::regclass AND attname = 'campaign';
 
--- Migration: tables of version 1 had no device_type, and those of version 2 no retention.
+-- Migration: tables of version 1 had no device_type, those of version 2 no retention, and those of version 4 no jobs.
 BEGIN;
 CREATE TEMPORARY TABLE fresh AS SELECT * FROM prod_analytics.relation_columns('prod_analytics');
-DROP VIEW prod_analytics.partition_status;
+DROP VIEW prod_analytics.partition_status, prod_analytics.job_status, prod_analytics.worker_status;
+DROP TABLE prod_analytics.job_state, prod_analytics.jobs;
+DROP INDEX prod_analytics.idx_etl_jobs_running;
 ALTER TABLE prod_analytics.partition_policies DROP COLUMN retention, DROP COLUMN epoch_unit;
 UPDATE prod_analytics.schema_version SET version = 2;
 SAVEPOINT version_2;
@@ -61,6 +63,7 @@ ALTER TABLE prod_analytics.events DROP COLUMN device_type;
 UPDATE prod_analytics.schema_version SET version = 1;
 SELECT prod_analytics.create_tables();
 SELECT version FROM prod_analytics.schema_version;
+SELECT count(*) AS jobs, to_regclass('prod_analytics.idx_etl_jobs_running') IS NOT NULL AS indexed FROM prod_analytics.job_status;
 (TABLE fresh EXCEPT SELECT * FROM prod_analytics.relation_columns('prod_analytics'))
 UNION ALL (SELECT * FROM prod_analytics.relation_columns('prod_analytics') EXCEPT TABLE fresh);
 SELECT a.attname, col_description(a.attrelid, a.attnum)

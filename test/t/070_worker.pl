@@ -103,6 +103,7 @@ sub run
 
 is(run('plain', q{INSERT INTO seen VALUES ('plain'), ('again')}), '{"rows": 2, "status": "SUCCESS"}', 'rows are counted');
 is(psql(q{SELECT DISTINCT who FROM seen}), 'analyst', 'a job runs in a session of its owner');
+comes_true(q{SELECT n_tup_ins >= 2 FROM pg_stat_user_tables WHERE relname = 'seen'}, 'what a job does counts for autovacuum, though its process stays');
 is(run('vacuum', 'VACUUM seen'), '{"rows": 0, "status": "SUCCESS"}', 'VACUUM works');
 is(run('commits', 'CALL commits(3)'),
 	'{"hint": "the hint", "rows": 0, "error": "after 3 commits", "detail": "the detail", "status": "FAILED", "sqlstate": "P0001"}',
@@ -163,6 +164,9 @@ comes_true(q{SELECT last_status = 'FAILED' FROM prod_analytics.job_status WHERE 
 is(last_run('forever', q{details->>'sqlstate'}), '57014', 'as one that was cancelled');
 is(psql(q{SELECT prod_analytics.cancel_job('forever')}), 'f', 'there is nothing left to cancel');
 $waiting->quit;
+psql(q{SELECT pg_cancel_backend(pid) FROM prod_analytics.worker_status});
+is(psql(q{SELECT prod_analytics.run_job('plain')->>'status'}), 'SUCCESS', 'who has nothing to do is not to be cancelled');
+is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process <> 'runner'}), 2, 'nor are launcher and scheduler');
 
 my $holder = $node->background_psql('postgres');
 $holder->query_safe(q{SELECT pg_advisory_lock(hashtext('etl_plain'))});
@@ -270,6 +274,21 @@ $node->append_conf('postgresql.conf', q{prod_analytics.databases = 'a,,b'});
 $node->reload;
 comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'a list that does not parse changes nothing');
 $node->append_conf('postgresql.conf', q{prod_analytics.databases = 'postgres'});
+
+# Fewer jobs at a time, at once.
+psql(q{
+	TRUNCATE seen;
+	SELECT prod_analytics.schedule_job('pair ' || n, '1 second',
+		$$INSERT INTO seen SELECT 'pair', session_user, count(*) FROM prod_analytics.worker_status WHERE state = 'running' AND process = 'runner'; SELECT pg_sleep(0.2)$$)
+	FROM generate_series(1, 4) n});
+comes_true(q{SELECT max(value::int) > 1 FROM seen WHERE what = 'pair'}, 'several jobs run at a time');
+$node->append_conf('postgresql.conf', 'prod_analytics.max_running_jobs = 1');
+$node->reload;
+comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'runner'}, 'after the setting was lowered there is one process');
+psql('TRUNCATE seen');
+comes_true(q{SELECT count(*) > 5 FROM seen WHERE what = 'pair'}, 'the jobs take turns');
+is(psql(q{SELECT max(value::int) FROM seen WHERE what = 'pair'}), 1, 'one at a time');
+psql(q{SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'pair%'});
 
 # A server that is stopped does not wait for jobs.
 psql(q{SELECT prod_analytics.unschedule_job('ticks')});
