@@ -404,7 +404,8 @@ typedef struct Purge
 } Purge;
 
 /*
- * purge deletes runs.  They are numbered in the order in which they began, so the oldest are at the front.
+ * purge deletes runs, and results of quality checks.  They are numbered in the order in which they began, so the oldest
+ * are at the front.
  */
 static void
 purge(void *argument)
@@ -417,6 +418,10 @@ purge(void *argument)
 							 " (SELECT o.job_id FROM (SELECT job_id, started_at, status FROM prod_analytics.etl_jobs"
 							 " ORDER BY job_id LIMIT 10000) o WHERE o.started_at < $1 AND o.status <> 'RUNNING')",
 							 &parameters, SPI_OK_DELETE);
+	work->deleted += pa_query("DELETE FROM prod_analytics.quality_results WHERE result_id IN"
+							  " (SELECT o.result_id FROM (SELECT result_id, checked_at FROM prod_analytics.quality_results"
+							  " ORDER BY result_id LIMIT 10000) o WHERE o.checked_at < $1)",
+							  &parameters, SPI_OK_DELETE);
 }
 
 /*

@@ -69,6 +69,7 @@ BEGIN
 		prod_analytics.register_event_schema(text, jsonb, text),
 		prod_analytics.resume_job(text),
 		prod_analytics.run_job(text),
+		prod_analytics.run_quality_checks(text),
 		prod_analytics.schedule_job(text, text, text, interval, integer, text, text, text[]),
 		prod_analytics.unmanage_partitions(regclass),
 		prod_analytics.unschedule_job(text),

@@ -183,6 +183,11 @@ CREATE FUNCTION make_default_jobs()
 		('upsert_users', '30 seconds', 'SELECT prod_analytics.etl_upsert_users(10000)', CURRENT_USER, '10 minutes', 3, NULL),
 		('refresh_matviews', '5 seconds', 'SELECT prod_analytics.refresh_incremental()', CURRENT_USER, '1 hour', 3, '{ingest_events}'),
 		('maintain_partitions', '1 hour', 'CALL prod_analytics.maintain_partitions()', CURRENT_USER, '1 hour', 3, NULL),
+		('quality_checks', '1 hour', $c$SELECT jsonb_strip_nulls(jsonb_build_object('rows', count(*),
+	'status', CASE WHEN count(*) FILTER (WHERE severity = 'error' AND status IN ('FAIL', 'ERROR')) > 0 THEN 'FAILED' ELSE 'SUCCESS' END,
+	'error', 'failed: ' || string_agg(check_name, ', ') FILTER (WHERE severity = 'error' AND status IN ('FAIL', 'ERROR')),
+	'not_passed', jsonb_object_agg(check_name, status) FILTER (WHERE status <> 'PASS')))
+FROM prod_analytics.run_quality_checks()$c$, CURRENT_USER, '1 hour', 0, NULL),
 		('purge_history', '1 hour', 'CALL prod_analytics.purge_history()', CURRENT_USER, '1 hour', 0, NULL)
 	ON CONFLICT DO NOTHING
 $$;
@@ -547,7 +552,7 @@ CREATE FUNCTION purge_runs(so_far bigint)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION purge_runs(bigint) IS
-	'internal: delete the oldest runs of etl_jobs that are older than the setting prod_analytics.history_retention, at most 10,000; returns so_far and how many, NULL when there are none';
+	'internal: delete the oldest runs of etl_jobs, and results of quality checks, that are older than the setting prod_analytics.history_retention, at most 10,000 of each; returns so_far and how many, NULL when there are none';
 
 CREATE PROCEDURE purge_history()
 	LANGUAGE plpgsql
@@ -576,4 +581,4 @@ END
 $$;
 
 COMMENT ON PROCEDURE purge_history() IS
-	'delete from etl_jobs the runs that are older than the setting prod_analytics.history_retention, 10,000 and a commit at a time; logs the run; raises 25001 inside a transaction block';
+	'delete from etl_jobs the runs, and from quality_results the results, that are older than the setting prod_analytics.history_retention, 10,000 and a commit at a time; logs the run; raises 25001 inside a transaction block';

@@ -15,7 +15,7 @@ GRANT INSERT, SELECT ON work.log TO PUBLIC;
 
 -- The jobs that are there from the start, and nobody who runs them.
 SELECT job_name, schedule, timezone, paused, running_since, last_status, failures, skipped, waits_for FROM prod_analytics.job_status ORDER BY job_name;
-SELECT job_name, command, owner = current_user AS is_mine, timeout, max_retries, catch_up, depends_on FROM prod_analytics.jobs ORDER BY job_name;
+SELECT job_name, left(command, 50) AS command, owner = current_user AS is_mine, timeout, max_retries, catch_up, depends_on FROM prod_analytics.jobs ORDER BY job_name;
 SELECT * FROM prod_analytics.worker_status;
 SELECT job_name FROM prod_analytics.due_jobs(now() - interval '1 minute');
 SELECT job_name FROM prod_analytics.due_jobs(now() + interval '1 year');
@@ -59,7 +59,7 @@ SET ROLE regress_boss;
 SELECT prod_analytics.schedule_job('of boss', '1 day', 'SELECT 1', depends_on => ARRAY['Größe; DROP TABLE "x" --']);
 RESET ROLE;
 SELECT prod_analytics.schedule_job('of superuser', '1 day', 'SELECT 1');
-SELECT job_name, owner, timezone, depends_on FROM prod_analytics.jobs WHERE job_name NOT IN ('ingest_events', 'upsert_users', 'refresh_matviews', 'maintain_partitions', 'purge_history') ORDER BY 1;
+SELECT job_name, owner, timezone, depends_on FROM prod_analytics.jobs WHERE job_name NOT IN ('ingest_events', 'upsert_users', 'refresh_matviews', 'maintain_partitions', 'quality_checks', 'purge_history') ORDER BY 1;
 -- error: it would depend on itself, by way of another one
 SELECT prod_analytics.schedule_job('Größe; DROP TABLE "x" --', '*/5 * * * *', 'SELECT 1', depends_on => '{of boss}');
 -- error: others depend on it
