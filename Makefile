@@ -80,6 +80,7 @@ OBJS = \
 	src/validation_uri.o \
 	src/validation_value.o \
 	src/worker.o \
+	src/worker_assign.o \
 	src/worker_command.o \
 	src/worker_jobs.o \
 	src/worker_record.o \

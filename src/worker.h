@@ -3,9 +3,9 @@
  *		The background worker: a launcher for the server, a scheduler for each database, and runners.
  *
  * worker.c registers the launcher, which sees to it that each database that is listed has a scheduler, of
- * worker_scheduler.c.  That decides which jobs are due, and gives their runs to runners, of worker_runner.c, each of
- * which works for one role in one database.  worker_state.c is what the processes share.  worker_command.c executes
- * commands, worker_record.c logs runs, and worker_jobs.c and worker_run.c are what users call.
+ * worker_scheduler.c.  That decides which jobs are due, and gives them, by worker_assign.c, to runners, of
+ * worker_runner.c, each of which works for one role in one database.  worker_state.c is what the processes share.
+ * worker_command.c executes commands, worker_record.c logs runs, and worker_jobs.c and worker_run.c are what users call.
  */
 #ifndef PA_WORKER_H
 #define PA_WORKER_H
@@ -113,6 +113,10 @@ extern void pa_wake_scheduler(Oid database);
 extern void pa_wake_schedulers(void);
 extern void pa_set_runner(PaRunner *runner, PaRunnerState state);
 extern void pa_end_request(int request, int64 job_id);
+
+/* worker_assign.c */
+extern bool pa_give_job(const char *job_name, Oid role, int request, bool *is_full);
+extern bool pa_take_gone(char *job_name, int64 *job_id, int *request);
 
 /* worker.c */
 extern bool pa_is_listed(const char *database);

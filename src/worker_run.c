@@ -117,7 +117,7 @@ own(int number)
 
 /*
  * is_ended tells whether the run has ended; *job_id gets its number, 0 when there is no such job, -1 when the job was
- * running already, or could not be run.
+ * running already.
  */
 static bool
 is_ended(int number, int64 *job_id)
@@ -244,7 +244,7 @@ run_elsewhere(const char *job_name, int number)
 				 errdetail("The worker sees only what is committed.")));
 	if (job_id < 0)
 		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"status\": \"SKIPPED\","
-															 " \"reason\": \"the job is running already, or cannot be run\"}"));
+															 " \"reason\": \"the job is running already\"}"));
 
 	return result_of(job_id);
 }
