@@ -31,6 +31,7 @@ OBJS = \
 	src/partition_plan.o \
 	src/partition_policy.o \
 	src/partition_sql.o \
+	src/plan.o \
 	src/quality.o \
 	src/query.o \
 	src/redrive.o \
@@ -104,6 +105,7 @@ SQL_PARTS = \
 	sql/parts/redrive.sql \
 	sql/parts/backfill.sql \
 	sql/parts/refresh.sql \
+	sql/parts/plan.sql \
 	sql/parts/quality.sql \
 	sql/parts/worker.sql \
 	sql/parts/sample.sql \
@@ -113,7 +115,7 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings schedule worker quality tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
+REGRESS = settings schedule worker quality plan tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
 	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \

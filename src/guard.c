@@ -106,12 +106,10 @@ must_propagate(int sqlerrcode)
 }
 
 /*
- * pa_attempt does "work" in a subtransaction.  When it fails, its effects are rolled back, locks
- * included, the error is stored in *error and the result is false.  The caller raises again what
- * it cannot deal with; a cancel, for one.
+ * attempt does "work" in a subtransaction, and commits that if it is to be kept.
  */
-bool
-pa_attempt(PaWork work, void *argument, ErrorData **error)
+static bool
+attempt(PaWork work, void *argument, ErrorData **error, bool keep)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ResourceOwner caller_owner = CurrentResourceOwner;
@@ -124,7 +122,10 @@ pa_attempt(PaWork work, void *argument, ErrorData **error)
 	PG_TRY();
 	{
 		work(argument);
-		ReleaseCurrentSubTransaction();
+		if (keep)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 		done = true;
 	}
 	PG_CATCH();
@@ -140,6 +141,29 @@ pa_attempt(PaWork work, void *argument, ErrorData **error)
 	CurrentResourceOwner = caller_owner;
 
 	return done;
+}
+
+/*
+ * pa_attempt does "work" in a subtransaction.  When it fails, its effects are rolled back, locks
+ * included, the error is stored in *error and the result is false.  The caller raises again what
+ * it cannot deal with; a cancel, for one.
+ */
+bool
+pa_attempt(PaWork work, void *argument, ErrorData **error)
+{
+	return attempt(work, argument, error, true);
+}
+
+/*
+ * pa_rehearse does "work" and rolls its effects back, also when it does not fail.
+ */
+void
+pa_rehearse(PaWork work, void *argument)
+{
+	ErrorData  *error;
+
+	if (!attempt(work, argument, &error, false))
+		ReThrowError(error);
 }
 
 /*

@@ -25,6 +25,7 @@ extern int	pa_utc_enter(void);
 extern void pa_utc_leave(int guc_level);
 extern char *pa_instant_text(TimestampTz instant);
 extern bool pa_attempt(PaWork work, void *argument, ErrorData **error);
+extern void pa_rehearse(PaWork work, void *argument);
 extern bool pa_try(PaWork work, void *argument, ErrorData **error);
 extern bool pa_is_about_a_row(ErrorData *error);
 extern void pa_forbid_read_only(const char *function);

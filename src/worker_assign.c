@@ -13,6 +13,9 @@
 /* After how long a process that somebody else has started, and that never came, is given up. */
 #define LOST_MS 60000
 
+/* How often it is told that there is no room. */
+#define TELL_MS 60000
+
 /* The processes that this one has started. */
 static BackgroundWorkerHandle *handles[PA_MOST_RUNNERS];
 
@@ -168,18 +171,21 @@ reserve(const char *job_name, Oid role, int request)
 }
 
 /*
- * tell_no_room tells, once, that the server has no room for another process.
+ * tell_no_room tells, from time to time, that the server has no room for another process.
  */
 static void
-tell_no_room(bool has_room)
+tell_no_room(void)
 {
-	static bool is_told = false;
+	static TimestampTz told_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (!has_room && !is_told)
-		ereport(LOG,
-				(errmsg("jobs have to wait for a process"),
-				 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
-	is_told = !has_room;
+	if (!TimestampDifferenceExceeds(told_at, now, TELL_MS))
+		return;
+
+	ereport(LOG,
+			(errmsg("jobs have to wait for a process"),
+			 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
+	told_at = now;
 }
 
 /*
@@ -199,8 +205,8 @@ start(int number)
 		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 		pa_set_runner(&pa_worker->runners[number], PA_RUNNER_FREE);
 		LWLockRelease(pa_worker->lock);
+		tell_no_room();
 	}
-	tell_no_room(has_room);
 
 	return has_room;
 }

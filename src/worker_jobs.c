@@ -404,8 +404,8 @@ typedef struct Purge
 } Purge;
 
 /*
- * purge deletes runs, and results of quality checks.  They are numbered in the order in which they began, so the oldest
- * are at the front.
+ * purge deletes runs, results of quality checks and plans.  They are numbered in the order in which they were made, so
+ * the oldest are at the front.
  */
 static void
 purge(void *argument)
@@ -421,6 +421,10 @@ purge(void *argument)
 	work->deleted += pa_query("DELETE FROM prod_analytics.quality_results WHERE result_id IN"
 							  " (SELECT o.result_id FROM (SELECT result_id, checked_at FROM prod_analytics.quality_results"
 							  " ORDER BY result_id LIMIT 10000) o WHERE o.checked_at < $1)",
+							  &parameters, SPI_OK_DELETE);
+	work->deleted += pa_query("DELETE FROM prod_analytics.captured_plans WHERE plan_id IN"
+							  " (SELECT o.plan_id FROM (SELECT plan_id, captured_at FROM prod_analytics.captured_plans"
+							  " ORDER BY plan_id LIMIT 10000) o WHERE o.captured_at < $1)",
 							  &parameters, SPI_OK_DELETE);
 }
 

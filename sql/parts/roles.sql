@@ -47,6 +47,7 @@ BEGIN
 	GRANT EXECUTE ON ROUTINE
 		prod_analytics.backfill_column(regclass, name, text, integer),
 		prod_analytics.cancel_job(text),
+		prod_analytics.capture_plan(text, boolean),
 		prod_analytics.disable_incremental_refresh(regclass),
 		prod_analytics.drop_expired_partitions(regclass, timestamptz, boolean),
 		prod_analytics.enable_incremental_refresh(regclass, regclass),
@@ -70,6 +71,7 @@ BEGIN
 		prod_analytics.resume_job(text),
 		prod_analytics.run_job(text),
 		prod_analytics.run_quality_checks(text),
+		prod_analytics.slow_queries(integer),
 		prod_analytics.schedule_job(text, text, text, interval, integer, text, text, text[]),
 		prod_analytics.unmanage_partitions(regclass),
 		prod_analytics.unschedule_job(text),

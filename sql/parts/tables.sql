@@ -495,6 +495,7 @@ BEGIN
 	END IF;
 
 	made := made + prod_analytics.make_refresh_tables();
+	made := made + prod_analytics.make_plan_tables();
 	made := made + prod_analytics.make_quality_tables();
 	made := made + prod_analytics.make_worker_tables();
 

@@ -209,7 +209,8 @@ CREATE FUNCTION due_jobs(at timestamptz DEFAULT now())
 			SELECT FROM unnest(j.depends_on) d (name)
 			WHERE NOT EXISTS (SELECT FROM prod_analytics.job_state o WHERE o.job_name = d.name
 				AND o.succeeded_at > coalesce(s.started_at, '-infinity')))
-	ORDER BY 2, 1
+	-- Jobs of the same slot take turns: by name, where there is more to do than time, some would run less often.
+	ORDER BY 2, s.started_at NULLS FIRST, 1
 $$;
 
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
@@ -552,7 +553,7 @@ CREATE FUNCTION purge_runs(so_far bigint)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION purge_runs(bigint) IS
-	'internal: delete the oldest runs of etl_jobs, and results of quality checks, that are older than the setting prod_analytics.history_retention, at most 10,000 of each; returns so_far and how many, NULL when there are none';
+	'internal: delete the oldest runs of etl_jobs, results of quality checks and captured plans that are older than the setting prod_analytics.history_retention, at most 10,000 of each; returns so_far and how many, NULL when there are none';
 
 CREATE PROCEDURE purge_history()
 	LANGUAGE plpgsql
@@ -581,4 +582,4 @@ END
 $$;
 
 COMMENT ON PROCEDURE purge_history() IS
-	'delete from etl_jobs the runs, and from quality_results the results, that are older than the setting prod_analytics.history_retention, 10,000 and a commit at a time; logs the run; raises 25001 inside a transaction block';
+	'delete the runs in etl_jobs, the results in quality_results and the plans in captured_plans that are older than the setting prod_analytics.history_retention, 10,000 and a commit at a time; logs the run; raises 25001 inside a transaction block';
