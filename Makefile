@@ -119,7 +119,7 @@ REGRESS = settings schedule worker quality plan tables adoption partition partit
 	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \
-	refresh_locks refresh_writers refresh_ddl
+	refresh_locks refresh_writers refresh_ddl refresh_expire
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl

@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* Saving groups of one view. */
@@ -81,8 +82,11 @@ check(Archival *archival)
 }
 
 /*
- * list_keys lists the groups of the partitions, when only their rows tell which those are.  What changes later is
- * captured.
+ * list_keys lists the groups of the partitions, when only their rows tell which those are.
+ *
+ * The view has been refreshed, and until the transaction ends nobody else refreshes it: what commits after our snapshot
+ * is captured, and seen by the next refresh.  What had committed by then must not be missed, so the snapshot is a new
+ * one, not that of the statement.
  */
 static void
 list_keys(Archival *archival)
@@ -95,8 +99,10 @@ list_keys(Archival *archival)
 
 	archival->expired_keys = tuplestore_begin_heap(true, false, work_mem);
 	pa_guard_enter(&guard, archival->view->owner);
+	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(cell, archival->expired)
 		pa_list_keys_of(archival->view, lfirst_oid(cell), archival->expired_keys);
+	PopActiveSnapshot();
 	pa_guard_leave(&guard);
 }
 
@@ -119,8 +125,8 @@ begin(Archival *archival)
 				 errhint("Drop expired partitions under READ COMMITTED.")));
 	archival->view = pa_view(archival->matview->matview);
 	check(archival);
-	list_keys(archival);
 	refresh_now(&refresh);
+	list_keys(archival);
 }
 
 /*
