@@ -455,7 +455,8 @@ is_captured(PaSourceTable *then, PaSourceTable *now)
 }
 
 /*
- * is_within tells whether rows of a group can have been in a table, by the bounds of the partition.
+ * is_within tells whether rows of a group can have been in a table, by the bounds of the partition.  What has no upper
+ * bound, or infinity, may hold infinity too, which is the same number.
  */
 static bool
 is_within(PaView *view, PaSourceTable *table, Datum key)
@@ -464,7 +465,8 @@ is_within(PaView *view, PaSourceTable *table, Datum key)
 	Datum		highest;
 
 	return !pa_view_window(view, key, &lowest, &highest) ||
-		(window_number(view, lowest) < table->highest && window_number(view, highest) >= table->lowest);
+		((window_number(view, lowest) < table->highest || table->highest == PG_INT64_MAX) &&
+		 window_number(view, highest) >= table->lowest);
 }
 
 /*

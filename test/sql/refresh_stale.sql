@@ -175,6 +175,21 @@ SELECT * FROM refreshed('by_shift');
 UPDATE sales SET day = day + 1 WHERE shop = 'shop 2' AND day < '2026-01-20';
 SELECT * FROM refreshed('by_shift');
 
+-- Infinity is in the partition that has no upper bound.
+CREATE TABLE endless (at timestamp NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE endless_1 PARTITION OF endless FOR VALUES FROM (MINVALUE) TO ('2026-02-01');
+CREATE TABLE endless_2 PARTITION OF endless FOR VALUES FROM ('2026-02-01') TO (MAXVALUE);
+INSERT INTO endless VALUES ('-infinity'), ('2026-01-01'), ('2026-03-01'), ('infinity');
+CREATE MATERIALIZED VIEW endless_days AS SELECT date_trunc('day', at) AS day, count(*) AS n FROM endless GROUP BY 1;
+SELECT follow('endless_days', 'day');
+SELECT * FROM refreshed('endless_days');
+ALTER TABLE endless DETACH PARTITION endless_2;
+SELECT * FROM refreshed('endless_days');
+ALTER TABLE endless DETACH PARTITION endless_1;
+SELECT * FROM refreshed('endless_days');
+TABLE endless_days;
+DROP TABLE endless CASCADE;
+
 -- A view that fails leaves the others alone, and nothing of what it began.
 CREATE MATERIALIZED VIEW ratios AS SELECT shop, sum(100 / amount) AS ratio FROM sales WHERE amount <> 0 GROUP BY shop;
 CREATE MATERIALIZED VIEW ratios_of_all AS SELECT shop, sum(100 / nullif(amount, 0)) AS ratio FROM sales GROUP BY shop;
