@@ -31,6 +31,9 @@ typedef struct Statement
 /*
  * begin_statement begins to write; until end_statement, everything that is not built in is written with its schema,
  * and constants so that they mean the same whatever the settings are when the statement runs.
+ *
+ * Plans are known by the text, which begins with the view: in the query of another one of that name, the name of a type
+ * may mean another type, and nothing tells a plan when a type that it has constants of gives its name away.
  */
 static void
 begin_statement(Statement *statement, PaView *view)
@@ -41,6 +44,7 @@ begin_statement(Statement *statement, PaView *view)
 	statement->view = view;
 	statement->context = deparse_context_for("s", view->source);
 	initStringInfo(&statement->sql);
+	appendStringInfo(&statement->sql, "/* %u */ ", view->matview);
 }
 
 /*

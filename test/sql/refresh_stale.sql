@@ -327,6 +327,24 @@ DROP SCHEMA stale CASCADE;
 ALTER SCHEMA stale_no_more RENAME TO stale;
 RESET session_replication_role;
 
+-- Another type gets the name, and so does a view of values of it.
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE moods (a integer);
+INSERT INTO moods VALUES (1);
+CREATE MATERIALIZED VIEW no_moods AS SELECT a, count(*) AS n FROM moods GROUP BY a;
+CREATE MATERIALIZED VIEW by_mood AS SELECT a, 'bad'::mood AS mood, count(*) AS n FROM moods GROUP BY a;
+SELECT follow('no_moods', 'a'), follow('by_mood', 'a');
+INSERT INTO moods VALUES (1);
+SELECT * FROM refreshed('by_mood');
+DROP MATERIALIZED VIEW by_mood;
+ALTER TYPE mood RENAME TO former_mood;
+CREATE TYPE mood AS ENUM ('bad', 'good');
+CREATE MATERIALIZED VIEW by_mood AS SELECT a, 'bad'::mood AS mood, count(*) AS n FROM moods GROUP BY a;
+SELECT follow('by_mood', 'a');
+INSERT INTO moods VALUES (1);
+SELECT * FROM refreshed('by_mood');
+DROP TABLE moods CASCADE;
+
 -- The registry is dropped and made again, while a session goes on writing.
 DROP TABLE prod_analytics.registered_matviews CASCADE;
 INSERT INTO sales VALUES ('meanwhile', '2026-01-01', 1);
