@@ -39,7 +39,8 @@ typedef struct Planned
 {
 	char	   *sql;
 	SPIPlanPtr	plan;
-	int			running;		/* how often it does at the moment: what it calls may refresh a view as well */
+	int			running;		/* how often it is in use at the moment: what it calls, also when it is planned, may refresh
+								 * a view as well */
 } Planned;
 
 static List *plans = NIL;
@@ -117,9 +118,20 @@ plan_of(const char *sql)
 static double
 cost_of(const char *sql)
 {
-	CachedPlan *plan = SPI_plan_get_cached_plan(plan_of(sql)->plan);
+	Planned    *planned = plan_of(sql);
+	CachedPlan *volatile plan = NULL;
 	double		cost;
 
+	planned->running++;
+	PG_TRY();
+	{
+		plan = SPI_plan_get_cached_plan(planned->plan);
+	}
+	PG_FINALLY();
+	{
+		planned->running--;
+	}
+	PG_END_TRY();
 	if (plan == NULL)
 		elog(ERROR, "no plan for: %s", sql);
 	cost = linitial_node(PlannedStmt, plan->stmt_list)->planTree->total_cost;

@@ -345,6 +345,43 @@ INSERT INTO moods VALUES (1);
 SELECT * FROM refreshed('by_mood');
 DROP TABLE moods CASCADE;
 
+-- A function of a view's owner runs while its query is planned, and drops plans by refreshing many views.
+CREATE TABLE planned (a integer);
+INSERT INTO planned VALUES (1);
+DO $$ BEGIN
+	FOR i IN 1..60 LOOP
+		EXECUTE format('CREATE MATERIALIZED VIEW planned_%s AS SELECT a, count(*) AS n%1$s FROM planned GROUP BY a', i);
+		PERFORM follow(format('planned_%s', i)::regclass, 'a');
+	END LOOP;
+END $$;
+CREATE FUNCTION refresh_many() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	INSERT INTO stale.planned VALUES (1);
+	FOR i IN 1..60 LOOP
+		PERFORM prod_analytics.refresh_incremental(format('stale.planned_%s', i)::regclass);
+	END LOOP;
+END $$;
+CREATE FUNCTION refreshes(integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+	IF current_setting('stale.refreshes', true) = 'on' THEN
+		PERFORM stale.refresh_many();
+	END IF;
+	RETURN $1;
+END $$;
+CREATE TABLE planning (a integer);
+INSERT INTO planning VALUES (1);
+CREATE MATERIALIZED VIEW by_planning AS SELECT a, count(*) FILTER (WHERE a > refreshes(0)) AS n FROM planning GROUP BY a;
+SELECT follow('by_planning', 'a');
+SELECT * FROM refreshed('by_planning');
+INSERT INTO planning VALUES (1);
+-- In a session that has no plan yet.
+\c
+SET client_min_messages = warning;
+SET search_path = stale;
+SET stale.refreshes = 'on';
+SELECT prod_analytics.refresh_incremental('by_planning')->>'method' AS method;
+RESET stale.refreshes;
+SELECT wrong('by_planning'), wrong('planned_60');
+DROP TABLE planned, planning CASCADE;
+
 -- The registry is dropped and made again, while a session goes on writing.
 DROP TABLE prod_analytics.registered_matviews CASCADE;
 INSERT INTO sales VALUES ('meanwhile', '2026-01-01', 1);
