@@ -44,12 +44,17 @@ PG_FUNCTION_INFO_V1(pa_refresh_incremental);
 /*
  * lock_state makes refreshes of a view follow each other, and returns what the source was like at the last one;
  * NULL when that is not known.
+ *
+ * A transaction that has registered the view, and whose snapshot is older, misses what others did before it locked them
+ * out, which nobody noted: the next refresh looks at everything again.
  */
 static char *
-lock_state(int32 matview_id)
+lock_state(PaRefresh *refresh)
 {
-	static const char *const lock = "SELECT sources FROM prod_analytics.refresh_state WHERE matview_id = $1 FOR UPDATE";
+	static const char *const lock =
+		"SELECT sources, xmin FROM prod_analytics.refresh_state WHERE matview_id = $1 FOR UPDATE";
 	PaParameters parameters = {0};
+	int32		matview_id = refresh->registered->id;
 	bool		isnull;
 	Datum		sources;
 
@@ -61,7 +66,10 @@ lock_state(int32 matview_id)
 		if (pa_query(lock, &parameters, SPI_OK_SELECT) == 0)
 			elog(ERROR, "no row of refresh_state for view %d", matview_id);
 	}
+	refresh->is_blind = IsolationUsesXactSnapshot() &&
+		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(pa_result(0, 2, &isnull)));
 	sources = pa_result(0, 1, &isnull);
+	refresh->is_blind &= isnull;
 
 	return isnull ? NULL : TextDatumGetCString(sources);
 }
@@ -73,8 +81,11 @@ static void
 save_state(PaRefresh *refresh, const char *before, const char *sources, TimestampTz start)
 {
 	PaParameters parameters = {0};
-	bool		is_new = (before == NULL) != (sources == NULL) || (before && strcmp(before, sources) != 0);
+	bool		is_new;
 
+	if (refresh->is_blind)
+		sources = NULL;
+	is_new = (before == NULL) != (sources == NULL) || (before && strcmp(before, sources) != 0);
 	pa_add_parameter(&parameters, INT4OID, Int32GetDatum(refresh->registered->id));
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(refresh->method));
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(start));
@@ -174,7 +185,7 @@ refresh_fully(PaRefresh *refresh)
 	refresh->method = PA_METHOD_REFRESH;
 	/* The lock that REFRESH takes: to take a weaker one first would be a way to a deadlock. */
 	LockRelationOid(matview, concurrently ? ExclusiveLock : AccessExclusiveLock);
-	before = lock_state(refresh->registered->id);
+	before = lock_state(refresh);
 	if (refresh->view)
 		tables = pa_describe_source(refresh->view);
 
@@ -306,7 +317,7 @@ refresh_changed(PaRefresh *refresh)
 				 errmsg("materialized view \"%s\" has been emptied meanwhile", get_rel_name(refresh->view->matview)),
 				 errhint("Try again.")));
 
-	before = lock_state(id);
+	before = lock_state(refresh);
 	tables = pa_describe_source(refresh->view);
 	pa_flush_marks();
 

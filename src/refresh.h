@@ -294,6 +294,7 @@ typedef struct PaRefresh
 	const char *mode;
 	const char *method;			/* which way it took */
 	const char *reason;			/* why that; may be NULL */
+	bool		is_blind;		/* what is seen may lack changes that nobody noted */
 	int64		keys;			/* groups that were computed */
 	List	   *expired;		/* OIDs of partitions that have been detached */
 	Tuplestorestate *expired_keys;	/* the keys of groups that may have had rows there; NULL: not known */

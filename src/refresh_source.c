@@ -159,6 +159,16 @@ is_of_source(PaView *view, Relation triggers, Form_pg_trigger trigger)
 }
 
 /*
+ * is_made_blindly tells whether the transaction has made a row of a catalog while its snapshot is older: what others did
+ * until then was noted by nobody, and is not seen by us.
+ */
+static bool
+is_made_blindly(HeapTuple row)
+{
+	return IsolationUsesXactSnapshot() && TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row->t_data));
+}
+
+/*
  * find_trigger looks for our trigger on a table; of several the best counts.
  */
 static void
@@ -184,6 +194,8 @@ find_trigger(PaView *view, PaSourceTable *table, Oid function)
 		table->trigger = trigger->oid;
 		table->trigger_version = version_of(row);
 		table->fires = trigger->tgenabled;
+		if (table->fires == TRIGGER_FIRES_ALWAYS && is_made_blindly(row))
+			table->fires = PA_FIRES_UNTRACED;
 	}
 	systable_endscan(scan);
 	table_close(triggers, AccessShareLock);
