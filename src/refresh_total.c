@@ -19,6 +19,10 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+/* More days in a bin are not looked into. */
+#define LONGEST_BIN INT64CONST(366000)
 
 /*
  * is_value tells whether an argument is a constant that is not NULL.
@@ -27,6 +31,78 @@ static bool
 is_value(Node *argument)
 {
 	return IsA(argument, Const) && !((Const *) argument)->constisnull;
+}
+
+/*
+ * is_listed tells whether an argument is one of some words.
+ */
+static bool
+is_listed(Node *argument, const char *const *words, int count)
+{
+	char	   *word = is_value(argument) ? TextDatumGetCString(((Const *) argument)->constvalue) : NULL;
+
+	for (int i = 0; word && i < count; i++)
+		if (pg_strcasecmp(word, words[i]) == 0)
+			return true;
+
+	return false;
+}
+
+/*
+ * is_unit tells whether an argument is a unit that times can be cut to; "of_date" are units that dates have too.
+ *
+ * Other words may be units as well, or mistakes that fail for each row.
+ */
+static bool
+is_unit(Node *argument, bool of_date)
+{
+	static const char *const units[] = {
+		"day", "week", "month", "quarter", "year", "decade", "century", "millennium",
+		"hour", "minute", "second", "milliseconds", "microseconds"
+	};
+
+	return is_listed(argument, units, of_date ? 8 : lengthof(units));
+}
+
+/*
+ * is_field tells whether an argument is a field that can be extracted from times, or from dates.
+ */
+static bool
+is_field(Node *argument, bool of_date)
+{
+	static const char *const fields[] = {"dow", "isodow", "doy", "isoyear", "julian", "epoch"};
+
+	return is_unit(argument, of_date) || is_listed(argument, fields, lengthof(fields));
+}
+
+/*
+ * is_zone tells whether an argument is a time zone that there is, and that is the same in all sessions: what a setting
+ * makes of an abbreviation like EST must not decide which group a writer notes.
+ */
+static bool
+is_zone(Node *argument)
+{
+	static const char *const universal[] = {"UTC", "GMT"};
+	char	   *name;
+
+	if (is_listed(argument, universal, lengthof(universal)))
+		return true;
+	name = is_value(argument) ? TextDatumGetCString(((Const *) argument)->constvalue) : NULL;
+
+	return name && strchr(name, '/') && pg_tzset(name) != NULL;
+}
+
+/*
+ * are_bins tells whether date_bin() can be called with a stride and an origin.
+ */
+static bool
+are_bins(Node *stride, Node *origin)
+{
+	Interval   *length = is_value(stride) ? DatumGetIntervalP(((Const *) stride)->constvalue) : NULL;
+
+	return length && length->month == 0 && length->day >= 0 && length->day <= LONGEST_BIN && length->time >= 0 &&
+		length->time <= LONGEST_BIN * USECS_PER_DAY && (length->day > 0 || length->time > 0) &&
+		is_value(origin) && !TIMESTAMP_NOT_FINITE(DatumGetTimestamp(((Const *) origin)->constvalue));
 }
 
 /*
@@ -107,15 +183,18 @@ is_total(Oid function, List *arguments)
 			return true;
 		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
 		case F_TIMEZONE_TEXT_TIMESTAMP:
+			return is_zone(linitial(arguments));
 		case F_DATE_TRUNC_TEXT_TIMESTAMP:
+			return is_unit(linitial(arguments), false);
 		case F_EXTRACT_TEXT_TIMESTAMP:
-		case F_EXTRACT_TEXT_DATE:
 		case F_DATE_PART_TEXT_TIMESTAMP:
 		case F_DATE_PART_TEXT_DATE:
-			return is_value(linitial(arguments));
+			return is_field(linitial(arguments), false);
+		case F_EXTRACT_TEXT_DATE:
+			return is_field(linitial(arguments), true);
 		case F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP:
 		case F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ:
-			return is_value(linitial(arguments)) && is_value(lthird(arguments));
+			return are_bins(linitial(arguments), lthird(arguments));
 		case F_INT2MOD:
 		case F_INT4MOD:
 		case F_INT8MOD:
@@ -131,6 +210,30 @@ is_total(Oid function, List *arguments)
 		default:
 			return false;
 	}
+}
+
+/*
+ * lacks_collation tells whether a node has to do with texts, and it is not known by which collation, or by one that finds
+ * different texts equal: some functions do without, others fail.
+ */
+static bool
+lacks_collation(Node *node)
+{
+	Oid			collation = exprInputCollation(node);
+	ListCell   *cell;
+
+	if (OidIsValid(collation))
+		return !get_collation_isdeterministic(collation);
+	if (!IsA(node, FuncExpr) && !IsA(node, OpExpr) && !IsA(node, DistinctExpr) && !IsA(node, NullIfExpr) &&
+		!IsA(node, ScalarArrayOpExpr))
+		return false;
+
+	foreach(cell, IsA(node, FuncExpr) ? ((FuncExpr *) node)->args :
+			IsA(node, ScalarArrayOpExpr) ? ((ScalarArrayOpExpr *) node)->args : ((OpExpr *) node)->args)
+		if (type_is_collatable(exprType(lfirst(cell))))
+			return true;
+
+	return false;
 }
 
 /*
@@ -162,6 +265,8 @@ may_fail(Oid function, void *context)
 static bool
 calls_may_fail(Node *node)
 {
+	if (lacks_collation(node))
+		return true;
 	if (IsA(node, FuncExpr) && is_total(((FuncExpr *) node)->funcid, ((FuncExpr *) node)->args))
 		return false;
 	if (IsA(node, OpExpr) && is_total(get_opcode(((OpExpr *) node)->opno), ((OpExpr *) node)->args))

@@ -382,6 +382,30 @@ RESET stale.refreshes;
 SELECT wrong('by_planning'), wrong('planned_60');
 DROP TABLE planned, planning CASCADE;
 
+-- Queries that fail for every row are not the business of writers.
+CREATE TABLE wrongly (at timestamp, day date, c text COLLATE "C", p text COLLATE "POSIX");
+CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE FUNCTION written(key text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+	EXECUTE format('CREATE MATERIALIZED VIEW by_wrong AS SELECT %s AS k, count(*) AS n FROM wrongly GROUP BY 1', key);
+	PERFORM follow('by_wrong', 'k');
+	INSERT INTO wrongly VALUES ('2026-01-01', '2026-01-01', 'c', 'p');
+	key := prod_analytics.refresh_incremental('by_wrong')->>'status';
+	DROP MATERIALIZED VIEW by_wrong;
+	DELETE FROM wrongly;
+	RETURN key;
+END $$;
+SET client_min_messages = error;
+SELECT key, written(key) FROM unnest(ARRAY[
+	$$date_trunc('dya', at)$$, $$date_trunc('DAY', at)$$, $$extract(hour FROM day)$$, $$extract(hour FROM at)$$,
+	$$extract(isodow FROM day)$$, $$date_part('timezone', at)$$, $$date_part('hour', day)$$,
+	$$date_bin('1 month', at, '2026-01-01')$$, $$date_bin('0', at, '2026-01-01')$$,
+	$$date_bin('1 day', at, 'infinity')$$, $$date_bin('1 day', at, '2026-01-01')$$,
+	$$at AT TIME ZONE 'Europe/Atlantis'$$, $$at AT TIME ZONE 'Europe/Rome'$$, $$at AT TIME ZONE 'nowhere'$$,
+	$$lower(c || p) COLLATE "C"$$, $$lower(c)$$, $$c < p$$, $$strpos(c COLLATE any_case, 'c')$$, $$strpos(c, 'c')$$
+]) key;
+SET client_min_messages = warning;
+DROP TABLE wrongly CASCADE;
+
 -- The registry is dropped and made again, while a session goes on writing.
 DROP TABLE prod_analytics.registered_matviews CASCADE;
 INSERT INTO sales VALUES ('meanwhile', '2026-01-01', 1);
