@@ -170,19 +170,40 @@ mutable_problem(Node *node, Oid function)
 }
 
 /*
- * output_problem finds fault with texts that depend on a setting though their function is called immutable.
+ * pa_printing_setting names the setting by which values of a type are printed though their output function is called
+ * immutable; NULL when there is none.
+ */
+const char *
+pa_printing_setting(Oid type)
+{
+	switch (getBaseType(type))
+	{
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case POINTOID:
+		case LSEGOID:
+		case PATHOID:
+		case BOXOID:
+		case POLYGONOID:
+		case LINEOID:
+		case CIRCLEOID:
+			return "extra_float_digits";
+		case BYTEAOID:
+			return "bytea_output";
+		default:
+			return NULL;
+	}
+}
+
+/*
+ * output_problem finds fault with texts that depend on a setting.
  */
 static char *
 output_problem(CoerceViaIO *coercion)
 {
-	Oid			source = getBaseType(exprType((Node *) coercion->arg));
+	const char *setting = pa_printing_setting(exprType((Node *) coercion->arg));
 
-	if (source == FLOAT4OID || source == FLOAT8OID)
-		return psprintf("depends on the setting extra_float_digits (%s)", call_text((Node *) coercion, InvalidOid));
-	if (source == BYTEAOID)
-		return psprintf("depends on the setting bytea_output (%s)", call_text((Node *) coercion, InvalidOid));
-
-	return NULL;
+	return setting ? psprintf("depends on the setting %s (%s)", setting, call_text((Node *) coercion, InvalidOid)) : NULL;
 }
 
 /*

@@ -238,7 +238,7 @@ lacks_collation(Node *node)
 
 /*
  * is_printed tells whether a conversion prints a value of a built-in type that is not made of others: that of a
- * user's type may do anything.
+ * user's type may do anything.  What a setting of the writer's prints is left to the refresh.
  */
 static bool
 is_printed(CoerceViaIO *conversion)
@@ -246,7 +246,7 @@ is_printed(CoerceViaIO *conversion)
 	Oid			type = exprType((Node *) conversion->arg);
 
 	return conversion->resulttype == TEXTOID && type < FirstNormalObjectId && get_typtype(type) == TYPTYPE_BASE &&
-		!OidIsValid(get_element_type(type));
+		!OidIsValid(get_element_type(type)) && pa_printing_setting(type) == NULL;
 }
 
 /*

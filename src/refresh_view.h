@@ -13,6 +13,7 @@
 
 /* refresh_expression.c */
 extern char *pa_expression_problem(Node *expression, bool is_key);
+extern const char *pa_printing_setting(Oid type);
 extern bool pa_is_named(Oid function, const char *const *names, int count);
 
 /* refresh_order.c */

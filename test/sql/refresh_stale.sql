@@ -406,6 +406,25 @@ SELECT key, written(key) FROM unnest(ARRAY[
 SET client_min_messages = warning;
 DROP TABLE wrongly CASCADE;
 
+-- What a writer's settings make of values decides nothing.
+CREATE TABLE printed (k integer, f double precision, p point, at timestamptz);
+INSERT INTO printed VALUES (1, 0.1::double precision + 0.2, '(0.30000000000000004,0)', '2026-01-01 20:00+00');
+CREATE MATERIALIZED VIEW by_point AS SELECT p::text AS p, count(*) AS n FROM printed GROUP BY 1;
+SELECT prod_analytics.enable_incremental_refresh('by_point')->>'reason' AS reason;
+CREATE MATERIALIZED VIEW by_float AS SELECT k, count(*) AS n FROM printed WHERE f::text = '0.30000000000000004' GROUP BY 1;
+CREATE MATERIALIZED VIEW by_zone AS SELECT (at AT TIME ZONE 'EST')::date AS day, count(*) AS n FROM printed GROUP BY 1;
+SELECT follow('by_float', 'k'), follow('by_zone', 'day');
+SELECT wrong FROM refreshed('by_float');
+SELECT wrong FROM refreshed('by_zone');
+SET extra_float_digits = 0;
+SET timezone_abbreviations = 'Australia';
+INSERT INTO printed SELECT * FROM printed;
+RESET extra_float_digits;
+RESET timezone_abbreviations;
+SELECT * FROM refreshed('by_float');
+SELECT * FROM refreshed('by_zone');
+DROP TABLE printed CASCADE;
+
 -- The registry is dropped and made again, while a session goes on writing.
 DROP TABLE prod_analytics.registered_matviews CASCADE;
 INSERT INTO sales VALUES ('meanwhile', '2026-01-01', 1);
