@@ -223,6 +223,7 @@ extern TupleDesc pa_probed_descriptor(PaChanges *changes, TupleDesc matview);
 extern Tuplestorestate *pa_compute_changed(PaChanges *changes, PaChangesPart *part);
 extern Tuplestorestate *pa_compute_all(PaView *view);
 extern void pa_add_keys_of_inputs(PaChanges *changes);
+extern bool pa_may_list_keys_of(PaView *view, Oid table);
 extern void pa_list_keys_of(PaView *view, Oid table, Tuplestorestate *keys);
 extern void pa_add_listed_keys(PaChanges *changes, Tuplestorestate *keys);
 extern void pa_add_keys_of(PaChanges *changes, Oid table);

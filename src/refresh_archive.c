@@ -35,7 +35,7 @@ typedef struct Archival
 	PaView	   *view;
 	Oid			archive;
 	List	   *expired;		/* OIDs of the partitions */
-	Tuplestorestate *expired_keys;	/* of their groups; NULL: the view's window tells */
+	Tuplestorestate *expired_keys;	/* of their groups; NULL: the view's window tells, or nothing does */
 } Archival;
 
 /*
@@ -82,7 +82,7 @@ check(Archival *archival)
 }
 
 /*
- * list_keys lists the groups of the partitions, when only their rows tell which those are.
+ * list_keys lists the groups of the partitions, when only their rows tell which those are and may be read.
  *
  * The view has been refreshed, and until the transaction ends nobody else refreshes it: what commits after our snapshot
  * is captured, and seen by the next refresh.  What had committed by then must not be missed, so the snapshot is a new
@@ -96,6 +96,9 @@ list_keys(Archival *archival)
 
 	if (archival->view->window.column != 0)
 		return;
+	foreach(cell, archival->expired)
+		if (!pa_may_list_keys_of(archival->view, lfirst_oid(cell)))
+			return;
 
 	archival->expired_keys = tuplestore_begin_heap(true, false, work_mem);
 	pa_guard_enter(&guard, archival->view->owner);

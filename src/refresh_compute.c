@@ -18,10 +18,12 @@
 #include "nodes/plannodes.h"
 #include "query.h"
 #include "refresh.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -408,6 +410,18 @@ pa_add_listed_keys(PaChanges *changes, Tuplestorestate *keys)
 }
 
 /*
+ * pa_may_list_keys_of tells whether the view's owner sees all rows of a table by itself.  To read them through the table
+ * that it is a partition of takes no privilege on the partition, which may be another role's, and passes its row security
+ * by.
+ */
+bool
+pa_may_list_keys_of(PaView *view, Oid table)
+{
+	return pg_class_aclcheck(table, view->owner, ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(table, view->owner, true) != RLS_ENABLED;
+}
+
+/*
  * pa_list_keys_of lists the keys of the groups that the rows of a table belong to.
  */
 void
@@ -417,13 +431,20 @@ pa_list_keys_of(PaView *view, Oid table, Tuplestorestate *keys)
 }
 
 /*
- * pa_add_keys_of adds the keys of the groups that the rows of a table belong to.
+ * pa_add_keys_of adds the keys of the groups that the rows of a table belong to; all of them when it may not be read.
  */
 void
 pa_add_keys_of(PaChanges *changes, Oid table)
 {
-	Tuplestorestate *keys = tuplestore_begin_heap(false, false, work_mem);
+	Tuplestorestate *keys;
 
+	if (!pa_may_list_keys_of(changes->view, table))
+	{
+		changes->everything = true;
+		return;
+	}
+
+	keys = tuplestore_begin_heap(false, false, work_mem);
 	pa_list_keys_of(changes->view, table, keys);
 	add_listed(changes, keys, 0);
 	tuplestore_end(keys);

@@ -425,6 +425,40 @@ SELECT * FROM refreshed('by_float');
 SELECT * FROM refreshed('by_zone');
 DROP TABLE printed CASCADE;
 
+-- Partitions that the view's owner may read through the parent only: another role's, and one with row security.
+CREATE ROLE regress_stale_owner;
+GRANT ALL ON SCHEMA stale TO regress_stale_owner;
+CREATE TABLE shared (k integer, day date NOT NULL) PARTITION BY RANGE (day);
+SELECT prod_analytics.manage_partitions('shared', 'day', ahead => 0, behind => 0, retention => '1 month');
+SELECT prod_analytics.ensure_partitions_between('shared', '2026-03-01', '2026-03-31');
+CREATE TABLE shared_2 (LIKE shared);
+CREATE MATERIALIZED VIEW by_shared AS SELECT k, count(*) AS n FROM shared GROUP BY k;
+CREATE TABLE shared_archive (LIKE by_shared);
+DO $$ BEGIN
+	EXECUTE (SELECT string_agg(format('ALTER TABLE %s OWNER TO regress_stale_owner;', relid), ' ') FROM pg_partition_tree('shared'));
+END $$;
+ALTER TABLE shared_2 OWNER TO regress_stale_owner;
+ALTER TABLE shared_archive OWNER TO regress_stale_owner;
+ALTER MATERIALIZED VIEW by_shared OWNER TO regress_stale_owner;
+SELECT follow('by_shared', 'k');
+SELECT * FROM refreshed('by_shared');
+CREATE TABLE shared_1 PARTITION OF shared FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+INSERT INTO shared VALUES (1, '2026-01-05');
+SELECT * FROM refreshed('by_shared');
+INSERT INTO shared_2 VALUES (3, '2026-02-05');
+ALTER TABLE shared_2 ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE shared ATTACH PARTITION shared_2 FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+SELECT * FROM refreshed('by_shared');
+SELECT * FROM refreshed('by_shared');
+ALTER TABLE shared_1 OWNER TO regress_stale_owner;
+SELECT prod_analytics.enable_incremental_refresh('by_shared', 'shared_archive')->>'mode' AS mode;
+SELECT prod_analytics.drop_expired_partitions('shared', '2026-04-15') AS dropped;
+SELECT * FROM refreshed('by_shared');
+SELECT * FROM shared_archive ORDER BY k;
+DROP TABLE shared CASCADE;
+DROP TABLE shared_archive;
+REVOKE ALL ON SCHEMA stale FROM regress_stale_owner;
+
 -- The registry is dropped and made again, while a session goes on writing.
 DROP TABLE prod_analytics.registered_matviews CASCADE;
 INSERT INTO sales VALUES ('meanwhile', '2026-01-01', 1);
@@ -438,3 +472,4 @@ SET client_min_messages = warning;
 RESET search_path;
 DROP SCHEMA stale CASCADE;
 DROP SCHEMA prod_analytics CASCADE;
+DROP ROLE regress_stale_owner;
