@@ -17,6 +17,8 @@ OBJS = \
 	src/prod_analytics.o \
 	src/backfill.o \
 	src/backfill_check.o \
+	src/day_set.o \
+	src/funnel.o \
 	src/guard.o \
 	src/ingest.o \
 	src/ingest_check.o \
@@ -76,7 +78,8 @@ OBJS = \
 	src/validation_regex.o \
 	src/validation_register.o \
 	src/validation_uri.o \
-	src/validation_value.o
+	src/validation_value.o \
+	src/window_funnel.o
 
 # The parts of the extension's script in the order in which they run: what a part uses stands
 # above it, and privileges come last because they speak of every function.
@@ -93,6 +96,9 @@ SQL_PARTS = \
 	sql/parts/redrive.sql \
 	sql/parts/backfill.sql \
 	sql/parts/refresh.sql \
+	sql/parts/funnel.sql \
+	sql/parts/active_users.sql \
+	sql/parts/retention.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
