@@ -19,6 +19,9 @@ OBJS = \
 	src/backfill_check.o \
 	src/day_set.o \
 	src/funnel.o \
+	src/funnel_count.o \
+	src/funnel_state.o \
+	src/funnel_users.o \
 	src/guard.o \
 	src/ingest.o \
 	src/ingest_check.o \

@@ -12,10 +12,20 @@
 #include "catalog/pg_type.h"
 #include "common/int.h"
 #include "funnel.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* No window; an event cannot happen then. */
-#define NO_START DT_NOBEGIN
+/* No window opens then, and no event happens. */
+#define NO_TIME PG_INT64_MIN
+
+#define ST_SORT pa_sort_events
+#define ST_ELEMENT_TYPE PaFunnelEvent
+#define ST_COMPARE(a, b) (*(a) < *(b) ? -1 : *(a) > *(b))
+#define ST_CHECK_FOR_INTERRUPTS
+#define ST_SCOPE
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /*
  * pa_funnel_window is the length of a window in microseconds.
@@ -65,6 +75,37 @@ check_steps(ArrayType *steps)
 }
 
 /*
+ * pa_same_terms tells whether two funnels ask the same.
+ */
+bool
+pa_same_terms(const PaFunnelTerms *a, const PaFunnelTerms *b)
+{
+	return a->within == b->within &&
+		a->from_time == b->from_time &&
+		a->to_time == b->to_time &&
+		a->is_ordered == b->is_ordered &&
+		a->strictly_after == b->strictly_after &&
+		VARSIZE(a->steps) == VARSIZE(b->steps) &&
+		memcmp(a->steps, b->steps, VARSIZE(a->steps)) == 0;
+}
+
+/*
+ * step_type is the number of a type of events, -1 if no step is of that type.
+ */
+static int
+step_type(const PaFunnel *funnel, const text *event_type)
+{
+	Size		length = VARSIZE_ANY_EXHDR(event_type);
+
+	for (int i = 0; i < funnel->n_types; i++)
+		if (VARSIZE_ANY_EXHDR(funnel->type_names[i]) == length &&
+			memcmp(VARDATA_ANY(funnel->type_names[i]), VARDATA_ANY(event_type), length) == 0)
+			return i;
+
+	return -1;
+}
+
+/*
  * pa_make_funnel makes a funnel in the current memory context; the terms are copied.
  */
 PaFunnel *
@@ -84,7 +125,7 @@ pa_make_funnel(const PaFunnelTerms *terms)
 	for (int i = 0; i < funnel->n_steps; i++)
 	{
 		text	   *name = (text *) DatumGetPointer(names[i]);
-		int			type = pa_step_type(funnel, name);
+		int			type = step_type(funnel, name);
 
 		if (type < 0)
 		{
@@ -99,34 +140,25 @@ pa_make_funnel(const PaFunnelTerms *terms)
 }
 
 /*
- * pa_same_terms tells whether two funnels ask the same.
+ * pa_make_event makes an event, unless it is none that matters: one of a type that no step has, or at an infinite
+ * time, which is in no window.
  */
 bool
-pa_same_terms(const PaFunnelTerms *a, const PaFunnelTerms *b)
+pa_make_event(const PaFunnel *funnel, TimestampTz time, const text *event_type, PaFunnelEvent *event)
 {
-	return a->within == b->within &&
-		a->from_time == b->from_time &&
-		a->to_time == b->to_time &&
-		a->is_ordered == b->is_ordered &&
-		a->strictly_after == b->strictly_after &&
-		VARSIZE(a->steps) == VARSIZE(b->steps) &&
-		memcmp(a->steps, b->steps, VARSIZE(a->steps)) == 0;
-}
+	int			type = step_type(funnel, event_type);
 
-/*
- * pa_step_type is the number of a type of events, -1 if no step is of that type.
- */
-int
-pa_step_type(const PaFunnel *funnel, const text *event_type)
-{
-	Size		length = VARSIZE_ANY_EXHDR(event_type);
+	if (type < 0 || TIMESTAMP_NOT_FINITE(time))
+		return false;
+	if (time > PA_EVENT_TIME(PG_INT64_MAX))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an event of a funnel is too far in the future"),
+				 errdetail("Its time is %s; funnels know the years up to 11133.", timestamptz_to_str(time))));
 
-	for (int i = 0; i < funnel->n_types; i++)
-		if (VARSIZE_ANY_EXHDR(funnel->type_names[i]) == length &&
-			memcmp(VARDATA_ANY(funnel->type_names[i]), VARDATA_ANY(event_type), length) == 0)
-			return i;
+	*event = (PaFunnelEvent) ((uint64) time << PA_TYPE_BITS | (uint64) type);
 
-	return -1;
+	return true;
 }
 
 /*
@@ -157,7 +189,7 @@ instant_end(const PaFunnelEvent *events, int64 n_events, int64 first)
 {
 	int64		end = first + 1;
 
-	while (end < n_events && events[end].time == events[first].time)
+	while (end < n_events && PA_EVENT_TIME(events[end]) == PA_EVENT_TIME(events[first]))
 		end++;
 
 	return end;
@@ -178,7 +210,7 @@ find_runs(const PaFunnel *funnel, const PaFunnelEvent *instant, int64 n_events, 
 
 	memset(left, 0, funnel->n_types * sizeof(left[0]));
 	for (int64 i = 0; i < n_events; i++)
-		left[instant[i].type]++;
+		left[PA_EVENT_TYPE(instant[i])]++;
 
 	for (int step = 1; step <= funnel->n_steps; step++)
 	{
@@ -207,24 +239,24 @@ pa_deepest_step(const PaFunnel *funnel, const PaFunnelEvent *events, int64 n_eve
 	int64		end;
 
 	for (int step = 0; step <= funnel->n_steps; step++)
-		starts[step] = NO_START;
+		starts[step] = NO_TIME;
 
 	for (int64 first = 0; first < n_events && deepest < funnel->n_steps; first = end)
 	{
-		TimestampTz time = events[first].time;
+		TimestampTz time = PA_EVENT_TIME(events[first]);
 
 		end = instant_end(events, n_events, first);
 		find_runs(funnel, events + first, end - first, runs);
-		starts[0] = may_start(funnel, time) ? time : NO_START;
+		starts[0] = may_start(funnel, time) ? time : NO_TIME;
 
 		/* from the last to the first, so that an event is not used again for the next step */
 		for (int step = funnel->n_steps; step > 0; step--)
 		{
 			int			before = runs[step];
 
-			if (before == 0 && starts[0] == NO_START)
+			if (before == 0 && starts[0] == NO_TIME)
 				before = 1;
-			if (before < step && starts[before] != NO_START && is_inside(funnel, starts[before], time))
+			if (before < step && starts[before] != NO_TIME && is_inside(funnel, starts[before], time))
 			{
 				starts[step] = starts[before];
 				deepest = Max(deepest, step);
@@ -241,12 +273,12 @@ pa_deepest_step(const PaFunnel *funnel, const PaFunnelEvent *events, int64 n_eve
  * next[i] is the time of the event that step i + 1 would get from here on: steps that repeat a type get one each.
  */
 static void
-note_event(const PaFunnel *funnel, const PaFunnelEvent *event, TimestampTz *next)
+note_event(const PaFunnel *funnel, PaFunnelEvent event, TimestampTz *next)
 {
-	TimestampTz time = event->time;
+	TimestampTz time = PA_EVENT_TIME(event);
 
 	for (int i = 0; i < funnel->n_steps; i++)
-		if (funnel->step_types[i] == event->type)
+		if (funnel->step_types[i] == PA_EVENT_TYPE(event))
 		{
 			TimestampTz later = next[i];
 
@@ -264,7 +296,7 @@ steps_inside(const PaFunnel *funnel, TimestampTz start, const TimestampTz *next)
 	uint32		reached = 1;
 
 	for (int i = 1; i < funnel->n_steps; i++)
-		if (next[i] != DT_NOEND && is_inside(funnel, start, next[i]))
+		if (next[i] != NO_TIME && is_inside(funnel, start, next[i]))
 			reached |= (uint32) 1 << i;
 
 	return reached;
@@ -284,25 +316,25 @@ pa_steps_reached(const PaFunnel *funnel, const PaFunnelEvent *events, int64 n_ev
 	int64		first;
 
 	for (int i = 0; i < funnel->n_steps; i++)
-		next[i] = DT_NOEND;
+		next[i] = NO_TIME;
 
 	for (int64 end = n_events; end > 0; end = first)
 	{
-		TimestampTz time = events[end - 1].time;
+		TimestampTz time = PA_EVENT_TIME(events[end - 1]);
 		int64		start = -1;
 
-		for (first = end; first > 0 && events[first - 1].time == time; first--)
-			if (events[first - 1].type == funnel->step_types[0])
+		for (first = end; first > 0 && PA_EVENT_TIME(events[first - 1]) == time; first--)
+			if (PA_EVENT_TYPE(events[first - 1]) == funnel->step_types[0])
 				start = first - 1;
 
 		/* the start itself fills the first step, and what follows it strictly is not of its instant */
 		if (start >= 0)
-			note_event(funnel, &events[start], next);
+			note_event(funnel, events[start], next);
 		if (start >= 0 && funnel->terms.strictly_after && may_start(funnel, time))
 			reached |= steps_inside(funnel, time, next);
 		for (int64 i = first; i < end; i++)
 			if (i != start)
-				note_event(funnel, &events[i], next);
+				note_event(funnel, events[i], next);
 		if (start >= 0 && !funnel->terms.strictly_after && may_start(funnel, time))
 			reached |= steps_inside(funnel, time, next);
 	}

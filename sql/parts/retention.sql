@@ -24,7 +24,7 @@ COMMENT ON FUNCTION check_retention(text, text) IS
 
 CREATE FUNCTION period_number(day date, first_day date, period text)
 	RETURNS integer
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	AS $$
 	SELECT CASE period
 		WHEN 'day' THEN day - first_day

@@ -87,12 +87,11 @@ BEGIN
 	-- Those read as whoever calls them, and so do the functions that they are made of.
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.check_days(date, date),
-		prod_analytics.check_funnel(interval, text[]),
 		prod_analytics.check_retention(text, text),
 		prod_analytics.day_counts(varbit),
 		prod_analytics.day_set(integer, integer),
 		prod_analytics.day_set_spread(varbit, integer),
-		prod_analytics.funnel_steps(interval, timestamptz, text, text[], boolean, boolean, timestamptz, timestamptz),
+		prod_analytics.funnel_of_user(text[], interval, text, boolean, timestamptz, timestamptz, boolean, timestamptz, text),
 		prod_analytics.period_number(date, date, text),
 		prod_analytics.utc_midnight(date)
 		TO analytics_reader, analytics_operator;
