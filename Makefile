@@ -23,6 +23,7 @@ OBJS = \
 	src/funnel_state.o \
 	src/funnel_users.o \
 	src/guard.o \
+	src/hierarchy.o \
 	src/ingest.o \
 	src/ingest_check.o \
 	src/ingest_dedupe.o \
@@ -102,6 +103,10 @@ SQL_PARTS = \
 	sql/parts/funnel.sql \
 	sql/parts/active_users.sql \
 	sql/parts/retention.sql \
+	sql/parts/approximate.sql \
+	sql/parts/hierarchy.sql \
+	sql/parts/search.sql \
+	sql/parts/joins.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -110,7 +115,7 @@ DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
 REGRESS = settings tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
-	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
+	refresh_capture validation validation_pattern validation_format validation_event funnel active_users retention hierarchy search joins script sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \
 	refresh_locks refresh_writers refresh_ddl

@@ -57,6 +57,9 @@ DECLARE
 BEGIN
 	PERFORM prod_analytics.check_days(retention.from_date, retention.to_date);
 	PERFORM prod_analytics.check_retention(retention.period, retention.cohort_by);
+	IF retention.from_date > retention.to_date THEN
+		RETURN;
+	END IF;
 
 	step := ('1 ' || retention.period)::interval;
 	first_day := date_trunc(retention.period, retention.from_date::timestamp);

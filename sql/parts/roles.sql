@@ -78,9 +78,15 @@ BEGIN
 
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.active_users(date, date, bigint),
+		prod_analytics.approx_active_users(date, date, bigint),
+		prod_analytics.approx_rolling_users(date, date, bigint),
 		prod_analytics.event_schema_report(text, timestamptz, timestamptz),
 		prod_analytics.funnel(text[], interval, text, boolean, timestamptz, timestamptz, boolean),
+		prod_analytics.org_tree(bigint),
 		prod_analytics.retention(date, date, text, bigint, text),
+		prod_analytics.search_knowledge_base(text, bigint, integer),
+		prod_analytics.users_with_event(text, timestamptz, timestamptz),
+		prod_analytics.users_without_event(text, timestamptz, timestamptz),
 		prod_analytics.window_funnel(interval, timestamptz, text, text[])
 		TO analytics_reader, analytics_operator;
 
@@ -92,6 +98,8 @@ BEGIN
 		prod_analytics.day_set(integer, integer),
 		prod_analytics.day_set_spread(varbit, integer),
 		prod_analytics.funnel_of_user(text[], interval, text, boolean, timestamptz, timestamptz, boolean, timestamptz, text),
+		prod_analytics.hll_schema(),
+		prod_analytics.org_tree_paths(bigint),
 		prod_analytics.period_number(date, date, text),
 		prod_analytics.utc_midnight(date)
 		TO analytics_reader, analytics_operator;

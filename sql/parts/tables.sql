@@ -491,7 +491,7 @@ BEGIN
 		made := made + 1;
 	END IF;
 
-	made := made + prod_analytics.make_refresh_tables();
+	made := made + prod_analytics.make_product_attributes() + prod_analytics.make_refresh_tables();
 
 	RETURN made;
 END
