@@ -245,6 +245,7 @@ pa_deepest_step(const PaFunnel *funnel, const PaFunnelEvent *events, int64 n_eve
 	{
 		TimestampTz time = PA_EVENT_TIME(events[first]);
 
+		CHECK_FOR_INTERRUPTS();
 		end = instant_end(events, n_events, first);
 		find_runs(funnel, events + first, end - first, runs);
 		starts[0] = may_start(funnel, time) ? time : NO_TIME;
@@ -323,6 +324,7 @@ pa_steps_reached(const PaFunnel *funnel, const PaFunnelEvent *events, int64 n_ev
 		TimestampTz time = PA_EVENT_TIME(events[end - 1]);
 		int64		start = -1;
 
+		CHECK_FOR_INTERRUPTS();
 		for (first = end; first > 0 && PA_EVENT_TIME(events[first - 1]) == time; first--)
 			if (PA_EVENT_TYPE(events[first - 1]) == funnel->step_types[0])
 				start = first - 1;

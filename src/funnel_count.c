@@ -90,6 +90,7 @@ count_user(TupleTableSlot *slot, DestReceiver *self)
 	const char *place = VARDATA_ANY(bytes);
 	const char *end = place + VARSIZE_ANY_EXHDR(bytes);
 
+	Assert(!isnull);
 	while (place < end)
 	{
 		PaUserValue told;
