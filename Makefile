@@ -17,7 +17,13 @@ OBJS = \
 	src/prod_analytics.o \
 	src/backfill.o \
 	src/backfill_check.o \
+	src/day_set.o \
+	src/funnel.o \
+	src/funnel_count.o \
+	src/funnel_state.o \
+	src/funnel_users.o \
 	src/guard.o \
+	src/hierarchy.o \
 	src/ingest.o \
 	src/ingest_check.o \
 	src/ingest_dedupe.o \
@@ -80,6 +86,7 @@ OBJS = \
 	src/validation_register.o \
 	src/validation_uri.o \
 	src/validation_value.o \
+	src/window_funnel.o \
 	src/worker.o \
 	src/worker_assign.o \
 	src/worker_command.o \
@@ -105,6 +112,13 @@ SQL_PARTS = \
 	sql/parts/redrive.sql \
 	sql/parts/backfill.sql \
 	sql/parts/refresh.sql \
+	sql/parts/funnel.sql \
+	sql/parts/active_users.sql \
+	sql/parts/retention.sql \
+	sql/parts/approximate.sql \
+	sql/parts/hierarchy.sql \
+	sql/parts/search.sql \
+	sql/parts/joins.sql \
 	sql/parts/plan.sql \
 	sql/parts/quality.sql \
 	sql/parts/worker.sql \
@@ -115,8 +129,9 @@ SQL_PARTS = \
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings schedule worker quality plan tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics refresh_view refresh_archive refresh_verify refresh_register refresh_stale \
-	refresh_capture validation validation_pattern validation_format validation_event sample roles comments
+REGRESS = settings schedule worker quality plan tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
+	refresh_view refresh_archive refresh_verify refresh_register refresh_stale refresh_capture validation validation_pattern \
+	validation_format validation_event funnel active_users retention hierarchy search joins script sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
 ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \
 	refresh_locks refresh_writers refresh_ddl refresh_expire

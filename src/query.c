@@ -49,17 +49,17 @@ pa_query(const char *sql, PaParameters *parameters, int expected)
 }
 
 /*
- * pa_query_into runs a query that returns rows, sends them to "receiver", and returns how many
- * they were.
+ * run_into runs a query that returns rows and sends them to "receiver".
  */
-uint64
-pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
+static uint64
+run_into(DestReceiver *receiver, const char *sql, PaParameters *parameters, bool read_only)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	SPIExecuteOptions options = {0};
 	int			code;
 
 	options.params = makeParamList(parameters->count);
+	options.read_only = read_only;
 	options.dest = receiver;
 	for (int i = 0; i < parameters->count; i++)
 	{
@@ -77,6 +77,26 @@ pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(code), sql);
 
 	return SPI_processed;
+}
+
+/*
+ * pa_query_into runs a query that returns rows, sends them to "receiver", and returns how many
+ * they were.
+ */
+uint64
+pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
+{
+	return run_into(receiver, sql, parameters, false);
+}
+
+/*
+ * pa_read_into is pa_query_into() for functions that are not volatile: the query sees what the one that called the
+ * function sees.
+ */
+uint64
+pa_read_into(DestReceiver *receiver, const char *sql, PaParameters *parameters)
+{
+	return run_into(receiver, sql, parameters, true);
 }
 
 /*

@@ -21,6 +21,7 @@ typedef struct PaParameters
 extern void pa_add_parameter(PaParameters *parameters, Oid type, Datum value);
 extern uint64 pa_query(const char *sql, PaParameters *parameters, int expected);
 extern uint64 pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters);
+extern uint64 pa_read_into(DestReceiver *receiver, const char *sql, PaParameters *parameters);
 extern Datum pa_result(int row, int column, bool *isnull);
 
 #endif							/* PA_QUERY_H */

@@ -89,8 +89,32 @@ BEGIN
 		TO analytics_reader, analytics_loader, analytics_operator;
 
 	GRANT EXECUTE ON FUNCTION
+		prod_analytics.active_users(date, date, bigint),
+		prod_analytics.approx_active_users(date, date, bigint),
+		prod_analytics.approx_rolling_users(date, date, bigint),
 		prod_analytics.event_schema_report(text, timestamptz, timestamptz),
+		prod_analytics.funnel(text[], interval, text, boolean, timestamptz, timestamptz, boolean),
+		prod_analytics.org_tree(bigint),
+		prod_analytics.retention(date, date, text, bigint, text),
+		prod_analytics.search_knowledge_base(text, bigint, integer),
+		prod_analytics.users_with_event(text, timestamptz, timestamptz),
+		prod_analytics.users_without_event(text, timestamptz, timestamptz),
+		prod_analytics.window_funnel(interval, timestamptz, text, text[]),
 		prod_analytics.worker_processes()
+		TO analytics_reader, analytics_operator;
+
+	-- Those read as whoever calls them, and so do the functions that they are made of.
+	GRANT EXECUTE ON FUNCTION
+		prod_analytics.check_days(date, date),
+		prod_analytics.check_retention(text, text),
+		prod_analytics.day_counts(varbit),
+		prod_analytics.day_set(integer, integer),
+		prod_analytics.day_set_spread(varbit, integer),
+		prod_analytics.funnel_of_user(text[], interval, text, boolean, timestamptz, timestamptz, boolean, timestamptz, text),
+		prod_analytics.hll_schema(),
+		prod_analytics.org_tree_paths(bigint),
+		prod_analytics.period_number(date, date, text),
+		prod_analytics.utc_midnight(date)
 		TO analytics_reader, analytics_operator;
 
 	-- A procedure that commits cannot act as its owner; its steps can.

@@ -494,6 +494,7 @@ BEGIN
 		made := made + 1;
 	END IF;
 
+	made := made + prod_analytics.make_product_attributes();
 	made := made + prod_analytics.make_refresh_tables();
 	made := made + prod_analytics.make_plan_tables();
 	made := made + prod_analytics.make_quality_tables();

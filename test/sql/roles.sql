@@ -45,12 +45,23 @@ SELECT r->'status' AS status, r->'inserted' AS inserted FROM prod_analytics.etl_
 SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-06-15');
 SET ROLE regress_reader;
 SELECT event_type, tableoid::regclass FROM prod_analytics.events ORDER BY event_time;
+-- It asks for whatever can be read, with its own rights.
+SELECT * FROM prod_analytics.funnel('{purchase}');
+SELECT * FROM prod_analytics.active_users('2026-03-10', '2026-03-10');
+SELECT * FROM prod_analytics.retention('2026-03-10', '2026-03-10');
+SELECT prod_analytics.window_funnel('1 day', event_time, event_type, '{purchase}') FROM prod_analytics.events;
+SELECT count(*) FROM prod_analytics.org_tree();
+SELECT count(*) FROM prod_analytics.search_knowledge_base('anything');
+SELECT (SELECT count(*) FROM prod_analytics.users_with_event('purchase')) AS with_event,
+	(SELECT count(*) FROM prod_analytics.users_without_event('purchase')) AS without_event,
+	(SELECT count(*) FROM prod_analytics.product_attributes) AS attributes;
 RESET ROLE;
 SELECT c.relname, pg_get_userbyid(c.relowner) = current_user AS owner_is_the_parents FROM pg_class c
 WHERE c.relname IN ('events_p20190501', 'events_p20270601') ORDER BY 1;
 
 -- error: what each may not
 SET ROLE regress_loader;
+SELECT * FROM prod_analytics.funnel('{purchase}');
 SELECT * FROM prod_analytics.staging_events;
 SELECT prod_analytics.etl_ingest_events();
 INSERT INTO prod_analytics.events (event_type) VALUES ('direct');
