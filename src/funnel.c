@@ -13,7 +13,6 @@
 #include "common/int.h"
 #include "funnel.h"
 #include "miscadmin.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* No window opens then, and no event happens. */
@@ -172,13 +171,11 @@ may_start(const PaFunnel *funnel, TimestampTz time)
 
 /*
  * is_inside tells whether a time, not before the start of a window, is in it.
- *
- * The difference of two times may be too large for a signed number.
  */
 static inline bool
 is_inside(const PaFunnel *funnel, TimestampTz start, TimestampTz time)
 {
-	return (uint64) time - (uint64) start <= (uint64) funnel->terms.within;
+	return time - start <= funnel->terms.within;
 }
 
 /*
