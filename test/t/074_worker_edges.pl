@@ -1,0 +1,93 @@
+# Commands that leave something behind, or take the process along; sessions that wait for a run; roles and settings that
+# change meanwhile.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('worker_edges');
+
+sub psql
+{
+	my ($query) = @_;
+
+	return $node->safe_psql('postgres', $query);
+}
+
+# Waits until a query returns true.
+sub comes_true
+{
+	my ($query, $name) = @_;
+
+	ok($node->poll_query_until('postgres', $query), $name);
+	return;
+}
+
+# Schedules a job that will not be due.
+sub schedule
+{
+	my ($name, $command, $role) = @_;
+
+	psql(qq{SET ROLE $role; SELECT prod_analytics.schedule_job('$name', '100 years', \$c\$$command\$c\$)});
+	return;
+}
+
+# Schedules a job, runs it and returns what is told of it.
+sub run
+{
+	my ($name, $command, $role) = @_;
+
+	schedule($name, $command, $role // 'analyst');
+	return psql(qq{SELECT concat_ws(' ', r->>'status', r->>'sqlstate', r->>'error') FROM prod_analytics.run_job('$name') r});
+}
+
+# Ends the runners that have nothing to do, so that the next run is in a new session.
+sub end_runners
+{
+	psql(q{SELECT pg_terminate_backend(pid) FROM prod_analytics.worker_status WHERE process = 'runner'});
+	comes_true(q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process = 'runner'}, 'runners are ended');
+	return;
+}
+
+sub configure
+{
+	my ($line) = @_;
+
+	$node->append_conf('postgresql.conf', $line);
+	$node->reload;
+	return;
+}
+
+my $idle = q{SELECT pid FROM prod_analytics.worker_status WHERE process = 'runner' AND state = 'idle' AND owner = };
+
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'prod_analytics'
+prod_analytics.databases = 'postgres'
+max_worker_processes = 16
+wal_level = logical
+CONF
+$node->start;
+psql(q{
+	CREATE EXTENSION prod_analytics CASCADE;
+	SELECT prod_analytics.pause_job(job_name) FROM prod_analytics.jobs;
+	CREATE ROLE analyst LOGIN IN ROLE analytics_operator;
+	CREATE TABLE seen (what text, who name DEFAULT session_user);
+	GRANT ALL ON seen TO PUBLIC;
+});
+
+#
+# Processes that end, and roles that change
+#
+
+psql(q{CREATE ROLE shortlived LOGIN IN ROLE analytics_operator});
+is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not live long');
+psql('DROP ROLE shortlived');
+is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process = 'runner' AND owner IS NULL}), 1, 'its process is shown when it has no name any more');
+
+unlike(slurp_file($node->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself');
+$node->stop;
+done_testing();
