@@ -142,6 +142,7 @@ typedef struct PaRecord
 {
 	MemoryContext context;		/* of what follows; it outlives transactions */
 	char	   *job_name;
+	Oid			role;			/* whose job it must be; InvalidOid: anybody's */
 	int64		job_id;			/* 0: it has not begun */
 	char	   *command;		/* NULL: there is no such job, or somebody else is running it */
 	Oid			owner;			/* as which it runs; InvalidOid: there is no such role */

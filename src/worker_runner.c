@@ -196,7 +196,7 @@ run_locked(PaRecord *run)
 static int64
 do_run(char *job_name)
 {
-	PaRecord	run = {CurrentMemoryContext, job_name};
+	PaRecord	run = {CurrentMemoryContext, job_name, me->role};
 	LOCKTAG		tag;
 	bool		is_locked;
 

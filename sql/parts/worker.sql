@@ -241,7 +241,7 @@ $$;
 COMMENT ON FUNCTION later_slot(text, timestamptz, text) IS
 	'internal: next_slot(), or infinity and a WARNING where that fails';
 
-CREATE FUNCTION begin_run(job_name text)
+CREATE FUNCTION begin_run(job_name text, of_owner text DEFAULT NULL)
 	RETURNS TABLE (job_id bigint, command text, timeout_ms bigint, owner text)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -253,7 +253,8 @@ DECLARE
 	started CONSTANT timestamptz := clock_timestamp();
 	run bigint;
 BEGIN
-	SELECT * INTO job FROM prod_analytics.jobs j WHERE j.job_name = begin_run.job_name;
+	SELECT * INTO job FROM prod_analytics.jobs j
+	WHERE j.job_name = begin_run.job_name AND j.owner = coalesce(begin_run.of_owner, j.owner);
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
@@ -273,8 +274,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION begin_run(text) IS
-	'internal: log that a run begins and use up its slot; returns the run, what it does and as whom, nothing when there is no such job; the caller holds the job''s lock';
+COMMENT ON FUNCTION begin_run(text, text) IS
+	'internal: log that a run begins and use up its slot; returns the run, what it does and as whom, nothing when there is no such job of of_owner (NULL: of anybody); the caller holds the job''s lock';
 
 CREATE FUNCTION retry_delay(attempt integer)
 	RETURNS interval

@@ -83,6 +83,20 @@ psql(q{
 # Processes that end, and roles that change
 #
 
+# Another role schedules a job of the same name when the old one has just been given to its owner's process.
+is(run('takeover', q{INSERT INTO seen VALUES ('old')}, 'postgres'), 'SUCCESS', 'a job of one role');
+my $runner = psql($idle . q{'postgres'});
+kill 'STOP', $runner;
+psql(q{UPDATE prod_analytics.job_state SET next_run_at = now() WHERE job_name = 'takeover'; UPDATE prod_analytics.jobs SET scheduled_at = now()});
+comes_true(qq{SELECT state = 'assigned' FROM prod_analytics.worker_status WHERE pid = $runner}, 'is given to its process');
+psql(q{SELECT prod_analytics.unschedule_job('takeover')});
+schedule('takeover', q{INSERT INTO seen VALUES ('new')}, 'analyst');
+kill 'CONT', $runner;
+comes_true(qq{SELECT state = 'idle' FROM prod_analytics.worker_status WHERE pid = $runner}, 'which goes on when the job is that of another role');
+is(psql(q{SELECT count(*) FROM seen WHERE what = 'new'}), 0, 'and does not execute the new command');
+is(psql(q{SELECT prod_analytics.run_job('takeover')->>'status'}), 'SUCCESS', 'the new owner\'s process');
+is(psql(q{SELECT who FROM seen WHERE what = 'new'}), 'analyst', 'does');
+
 psql(q{CREATE ROLE shortlived LOGIN IN ROLE analytics_operator});
 is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not live long');
 psql('DROP ROLE shortlived');
