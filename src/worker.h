@@ -135,6 +135,7 @@ typedef struct PaOutcome
 
 /* worker_command.c */
 extern void pa_execute_command(const char *command, PaOutcome *outcome);
+extern void pa_abort_command(void);
 extern void pa_reset_session(void);
 
 /* A run. */

@@ -10,11 +10,12 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/async.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "jit/jit.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
+#include "replication/slot.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
@@ -130,8 +131,8 @@ execute_in_transaction(RawStmt *statement, const char *command, bool is_alone, b
 
 	execute_statement(statement, command, context, outcome);
 
-	if (StatementTimeout > 0)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	/* The statement may have switched the timeout off, which began with it nevertheless. */
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	if (is_last && !is_alone)
 		EndImplicitTransactionBlock();
 	if (is_last || IsA(statement->stmt, TransactionStmt))
@@ -169,20 +170,41 @@ pa_execute_command(const char *command, PaOutcome *outcome)
 }
 
 /*
+ * pa_abort_command ends the transaction of a command that has failed, and clears away what transactions do not take
+ * along: cursors of loops that have committed, and a replication slot that was being read.  The command's text will be
+ * gone, so nothing that is logged later may name it.
+ */
+void
+pa_abort_command(void)
+{
+	debug_query_string = NULL;
+	AbortOutOfAnyTransaction();
+	PortalErrorCleanup();
+	if (MyReplicationSlot)
+		ReplicationSlotRelease();
+	jit_reset_after_error();
+}
+
+/*
  * pa_reset_session forgets what a command has left in the session, as DISCARD ALL does, but for plans: they are what
- * a process that has done it before is quicker for.
+ * a process that has done it before is quicker for.  Who wanted to cancel the command has come too late.
  */
 void
 pa_reset_session(void)
 {
+	HOLD_CANCEL_INTERRUPTS();
 	StartTransactionCommand();
 	PortalHashTableDeleteAll();
 	SetPGVariable("session_authorization", NIL, false);
 	ResetAllOptions();
 	DropAllPreparedStatements();
-	Async_UnlistenAll();
 	LockReleaseAll(USER_LOCKMETHOD, true);
+	PushActiveSnapshot(GetTransactionSnapshot());
 	ResetTempTableNamespace();
+	PopActiveSnapshot();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
+	pa_drop_temporary_slots();
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
 }

@@ -120,7 +120,7 @@ execute(PaRecord *run)
 		MemoryContextSwitchTo(context);
 		run->error = CopyErrorData();
 		FlushErrorState();
-		AbortOutOfAnyTransaction();
+		pa_abort_command();
 		MemoryContextSwitchTo(context);
 		explain_timeout(run);
 		QueryCancelPending = false;

@@ -80,6 +80,32 @@ psql(q{
 });
 
 #
+# What a command leaves behind
+#
+
+is(run('temporary', 'CREATE TEMP TABLE left_over (a int)'), 'SUCCESS', 'a temporary table is made');
+is(run('temporary', 'CREATE TEMP TABLE left_over (a int)'), 'SUCCESS', 'and again, in the same process');
+psql(q{SELECT pg_create_logical_replication_slot('slot', 'pgoutput')});
+is(run('slot', q{SELECT pg_logical_slot_get_binary_changes('slot', NULL, NULL, 'no', 'option')}, 'postgres'),
+	'FAILED XX000 unrecognized pgoutput option: no', 'a replication slot is read, which fails') for 1 .. 2;
+psql(q{SELECT pg_drop_replication_slot('slot')});
+
+my $before = psql($idle . q{'analyst'});
+is(run('cursor', q{DO $$ DECLARE n int; BEGIN FOR n IN SELECT generate_series(1, 300) LOOP COMMIT; RAISE 'in a loop'; END LOOP; END $$}),
+	'FAILED P0001 in a loop', 'a loop over a query fails after a COMMIT');
+comes_true(qq{SELECT state = 'idle' FROM prod_analytics.worker_status WHERE pid = $before}, 'and its process goes on');
+my $offset = -s $node->logfile;
+end_runners();
+unlike(slurp_file($node->logfile, $offset), qr/STATEMENT:/, 'a process that ends when it is idle is at no statement');
+
+is(run('role', 'SET ROLE analytics_operator'), 'SUCCESS', 'a command changes the role');
+psql(q{ALTER ROLE analyst SET statement_timeout = '500ms'});
+end_runners();
+is(run('no timeout', 'SET statement_timeout = 0; SELECT pg_sleep(1)'), 'SUCCESS', 'a command switches statement_timeout off');
+psql('ALTER ROLE analyst RESET statement_timeout');
+end_runners();
+
+#
 # Processes that end, and roles that change
 #
 
