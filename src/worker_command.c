@@ -91,6 +91,20 @@ run_portal(const char *command, CommandTag tag, List *plans, Taker *taker)
 }
 
 /*
+ * forbid_client refuses to copy to or from a client: there is none, and in its place the server would take the
+ * standard input and output that it was started with.
+ */
+static void
+forbid_client(Node *statement)
+{
+	if (IsA(statement, CopyStmt) && ((CopyStmt *) statement)->filename == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a job has no client to COPY to or from"),
+				 errhint("Copy to or from a file or a program of the server.")));
+}
+
+/*
  * execute_statement executes one statement in the transaction that is going on.
  */
 static void
@@ -103,6 +117,7 @@ execute_statement(RawStmt *statement, const char *command, MemoryContext context
 	List	   *plans;
 
 	CHECK_FOR_INTERRUPTS();
+	forbid_client(statement->stmt);
 	if (needs_snapshot)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);

@@ -105,6 +105,8 @@ is(run('no timeout', 'SET statement_timeout = 0; SELECT pg_sleep(1)'), 'SUCCESS'
 psql('ALTER ROLE analyst RESET statement_timeout');
 end_runners();
 
+is(run('copy out', q{COPY (SELECT 'LOG:  forged') TO STDOUT}), 'FAILED 0A000 a job has no client to COPY to or from', 'there is nobody to copy to');
+is(run('copy in', 'COPY seen FROM STDIN'), 'FAILED 0A000 a job has no client to COPY to or from', 'nor from');
 #
 # Processes that end, and roles that change
 #
