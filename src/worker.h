@@ -118,6 +118,7 @@ extern void pa_end_request(int request, int64 job_id);
 extern bool pa_is_listed(const char *database);
 extern bool pa_start_process(const char *function, const char *name, Datum argument, BackgroundWorkerHandle **handle);
 extern void pa_prepare_process(void);
+extern void pa_start_transaction(void);
 extern void pa_reload(void);
 
 /* worker_jobs.c */

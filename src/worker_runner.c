@@ -65,7 +65,7 @@ static void
 step(PaTask task, PaRecord *run)
 {
 	HOLD_CANCEL_INTERRUPTS();
-	StartTransactionCommand();
+	pa_start_transaction();
 	if (task == pa_begin_record)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	pa_do_as_owner(task, run);

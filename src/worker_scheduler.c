@@ -684,7 +684,7 @@ do_round(void)
 	Round		round = {NIL, NIL, NIL, LONGEST_SLEEP_MS};
 	char	   *name;
 
-	StartTransactionCommand();
+	pa_start_transaction();
 	name = get_database_name(MyDatabaseId);
 	if (name == NULL || !pa_is_listed(name))
 		proc_exit(0);

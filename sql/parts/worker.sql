@@ -319,7 +319,7 @@ BEGIN
 	payload := jsonb_build_object('job_id', run.job_id, 'job_name', run.job_name, 'status', run.status, 'rows', run.rows_processed,
 		'duration_seconds', extract(epoch FROM run.finished_at - run.started_at));
 	PERFORM pg_notify('prod_analytics_jobs',
-		(payload || jsonb_strip_nulls(jsonb_build_object('sqlstate', run.details->>'sqlstate', 'error', left(run.details->>'error', 1000))))::text);
+		(payload || jsonb_strip_nulls(jsonb_build_object('sqlstate', left(run.details->>'sqlstate', 5), 'error', left(run.details->>'error', 1000))))::text);
 	RETURN payload - 'job_name' || run.details;
 END
 $$;

@@ -99,7 +99,13 @@ end_runners();
 unlike(slurp_file($node->logfile, $offset), qr/STATEMENT:/, 'a process that ends when it is idle is at no statement');
 
 is(run('role', 'SET ROLE analytics_operator'), 'SUCCESS', 'a command changes the role');
-psql(q{ALTER ROLE analyst SET statement_timeout = '500ms'});
+is(run('read only', 'SET default_transaction_read_only = on'), 'SUCCESS', 'a command makes its session read-only, and its end is logged');
+is(run('serializable', q{SET default_transaction_isolation = 'serializable'}), 'SUCCESS', 'likewise serializable');
+psql('ALTER ROLE analyst SET default_transaction_read_only = on');
+end_runners();
+is(run('reads', 'SELECT 1'), 'SUCCESS', 'the job of a role that only reads');
+is(run('writes', 'DELETE FROM seen'), 'FAILED 25006 cannot execute DELETE in a read-only transaction', 'and only reads');
+psql(q{ALTER ROLE analyst RESET default_transaction_read_only; ALTER ROLE analyst SET statement_timeout = '500ms'});
 end_runners();
 is(run('no timeout', 'SET statement_timeout = 0; SELECT pg_sleep(1)'), 'SUCCESS', 'a command switches statement_timeout off');
 psql('ALTER ROLE analyst RESET statement_timeout');
@@ -107,6 +113,9 @@ end_runners();
 
 is(run('copy out', q{COPY (SELECT 'LOG:  forged') TO STDOUT}), 'FAILED 0A000 a job has no client to COPY to or from', 'there is nobody to copy to');
 is(run('copy in', 'COPY seen FROM STDIN'), 'FAILED 0A000 a job has no client to COPY to or from', 'nor from');
+is(run('says much', q{SELECT jsonb_build_object('status', 'FAILED', 'sqlstate', repeat('x', 9000), 'error', 'much')}),
+	'FAILED ' . 'x' x 9000 . ' much', 'a result that is too long to be notified is logged');
+
 #
 # Processes that end, and roles that change
 #
@@ -129,6 +138,19 @@ psql(q{CREATE ROLE shortlived LOGIN IN ROLE analytics_operator});
 is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not live long');
 psql('DROP ROLE shortlived');
 is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process = 'runner' AND owner IS NULL}), 1, 'its process is shown when it has no name any more');
+
+#
+# Isolation, and scarcity of processes
+#
+
+configure(q{default_transaction_isolation = 'repeatable read'});
+psql(q{SELECT prod_analytics.schedule_job('isolated ' || n, '1 second', 'SELECT pg_sleep(0.01)') FROM generate_series(1, 40) n});
+configure(q{prod_analytics.databases = 'postgres'});
+comes_true(q{SELECT count(*) > 200 FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' AND status <> 'RUNNING'}, 'the worker works, however transactions are isolated by default');
+is(psql(q{SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' AND status NOT IN ('SUCCESS', 'RUNNING')}), 0, 'no run fails');
+is(psql(q{SELECT count(*) FROM (SELECT FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' GROUP BY job_name, date_trunc('second', started_at) HAVING count(*) > 1) d}),
+	0, 'and no slot has two');
+psql(q{SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'isolated %'});
 
 unlike(slurp_file($node->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself');
 $node->stop;
