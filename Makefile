@@ -82,6 +82,7 @@ OBJS = \
 	src/worker_command.o \
 	src/worker_jobs.o \
 	src/worker_record.o \
+	src/worker_room.o \
 	src/worker_run.o \
 	src/worker_runner.o \
 	src/worker_scheduler.o \

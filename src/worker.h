@@ -3,9 +3,9 @@
  *		The background worker: a launcher for the server, a scheduler for each database, and runners.
  *
  * worker.c registers the launcher, which sees to it that each database that is listed has a scheduler, of
- * worker_scheduler.c.  That decides which jobs are due, and gives their runs to runners, of worker_runner.c, each of
- * which works for one role in one database.  worker_state.c is what the processes share.  worker_command.c executes
- * commands, worker_record.c logs runs, and worker_jobs.c and worker_run.c are what users call.
+ * worker_scheduler.c.  That decides which jobs are due, and gives their runs (worker_room.c) to runners, of
+ * worker_runner.c, each of which works for one role in one database.  worker_state.c is what the processes share.
+ * worker_command.c executes commands, worker_record.c logs runs, and worker_jobs.c and worker_run.c are what users call.
  */
 #ifndef PA_WORKER_H
 #define PA_WORKER_H
@@ -120,6 +120,26 @@ extern bool pa_start_process(const char *function, const char *name, Datum argum
 extern void pa_prepare_process(void);
 extern void pa_start_transaction(void);
 extern void pa_reload(void);
+
+/* A job for a runner. */
+typedef struct PaAssignment
+{
+	char	   *job_name;
+	Oid			role;			/* its owner */
+	int			request;		/* that it is for; -1: none */
+} PaAssignment;
+
+/* What came of giving it to one. */
+typedef enum PaRoom
+{
+	PA_ROOM_FOUND,
+	PA_ROOM_LATER,				/* as many runs are going on as may, or somebody has been asked to make room */
+	PA_ROOM_NO_PROCESS			/* the server has no process for another runner */
+} PaRoom;
+
+/* worker_room.c */
+extern bool pa_take_gone(char *job_name, int64 *job_id, int *request);
+extern PaRoom pa_give_job(PaAssignment *job);
 
 /* worker_jobs.c */
 typedef void (*PaTask) (void *argument);

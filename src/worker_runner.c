@@ -279,7 +279,7 @@ wait_for_job(char *job_name)
 		bool		stays;
 
 		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-		stays = take_job(now >= deadline || !pa_enabled || is_old(now) || is_too_many(), job_name);
+		stays = take_job(now >= deadline || is_old(now) || is_too_many() || pa_scheduler_of(me->database) == NULL, job_name);
 		LWLockRelease(pa_worker->lock);
 		if (!stays || job_name[0] != '\0')
 			return stays;

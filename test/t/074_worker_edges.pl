@@ -139,6 +139,10 @@ is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not 
 psql('DROP ROLE shortlived');
 is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process = 'runner' AND owner IS NULL}), 1, 'its process is shown when it has no name any more');
 
+is(run('is idle', 'SELECT 1'), 'SUCCESS', 'a process is idle');
+configure(q{prod_analytics.databases = ''});
+comes_true(q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process = 'runner'}, 'no process stays in a database that is not listed any more');
+
 #
 # Isolation, and scarcity of processes
 #
@@ -151,6 +155,13 @@ is(psql(q{SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isol
 is(psql(q{SELECT count(*) FROM (SELECT FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' GROUP BY job_name, date_trunc('second', started_at) HAVING count(*) > 1) d}),
 	0, 'and no slot has two');
 psql(q{SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'isolated %'});
+
+# Room for one runner, beside the launchers of ours and of logical replication, and the scheduler.
+$node->append_conf('postgresql.conf', "max_worker_processes = 4\ndefault_transaction_isolation = 'read committed'");
+$node->restart;
+comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'there is a scheduler again');
+is(run('of one', 'SELECT 1', 'analyst'), 'SUCCESS', 'the only process works for one role');
+is(run('of another', 'SELECT 1', 'postgres'), 'SUCCESS', 'and makes room for another');
 
 unlike(slurp_file($node->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself');
 $node->stop;
