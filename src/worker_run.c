@@ -28,7 +28,7 @@
 
 PG_FUNCTION_INFO_V1(pa_run_job);
 
-/* How often a waiting session looks whether the scheduler is still there. */
+/* How often a waiting session looks whether there is still something to wait for. */
 #define LOOK_MS 1000
 
 /* The request that this session waits for; -1: none. */
@@ -116,26 +116,46 @@ own(int number)
 }
 
 /*
+ * runner_of is the process that has taken a request, or is about to; NULL when there is none.  The caller holds the
+ * lock.
+ */
+static PaRunner *
+runner_of(int number)
+{
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+	{
+		PaRunner   *runner = &pa_worker->runners[i];
+
+		if (runner->state != PA_RUNNER_FREE && runner->state != PA_RUNNER_GONE && runner->request == number)
+			return runner;
+	}
+
+	return NULL;
+}
+
+/*
  * is_ended tells whether the run has ended; *job_id gets its number, 0 when there is no such job, -1 when the job was
- * running already, or could not be run.
+ * running already.
  */
 static bool
 is_ended(int number, int64 *job_id)
 {
 	PaRequest  *request = &pa_worker->requests[number];
+	PaRunner   *runner;
 	bool		result;
 	bool		is_alone;
 
 	LWLockAcquire(pa_worker->lock, LW_SHARED);
 	result = (request->state == PA_REQUEST_ENDED);
 	*job_id = request->job_id;
-	is_alone = (request->state == PA_REQUEST_ASKED && pa_scheduler_of(MyDatabaseId) == NULL);
+	runner = runner_of(number);
+	is_alone = (!result && runner == NULL && pa_scheduler_of(MyDatabaseId) == NULL);
 	LWLockRelease(pa_worker->lock);
 
 	if (is_alone)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the scheduler ended before it began to run the job"),
+				 errmsg("the worker ended before the job did"),
 				 errhint("Try again.")));
 
 	return result;
@@ -243,8 +263,7 @@ run_elsewhere(const char *job_name, int number)
 				 errmsg("job \"%s\" does not exist", job_name),
 				 errdetail("The worker sees only what is committed.")));
 	if (job_id < 0)
-		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"status\": \"SKIPPED\","
-															 " \"reason\": \"the job is running already, or cannot be run\"}"));
+		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"status\": \"SKIPPED\", \"reason\": \"the job is running already\"}"));
 
 	return result_of(job_id);
 }

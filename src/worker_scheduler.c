@@ -55,10 +55,29 @@ typedef struct Round
 	List	   *beginning;		/* names of jobs that had been given to runners, and had not begun */
 	List	   *due;			/* of Due */
 	int64		sleep_ms;
+	bool		has_ended[PA_MOST_REQUESTS];	/* requests to answer when it has committed */
+	int64		job_ids[PA_MOST_REQUESTS];	/* what with */
 } Round;
+
+/* Something that is done for a job, and may fail without harm to others. */
+typedef struct Chore
+{
+	void		(*work) (struct Chore *chore);
+	const char *job_name;		/* NULL: it is about all jobs */
+	int			sqlerrcode;		/* of a start that failed */
+	const char *error;
+	const char *hint;
+	int64		job_id;			/* gets the run that was logged; 0: there was none */
+} Chore;
+
+/* How long something that is to be noted of one job may keep the others waiting. */
+#define CHORE_LOCK_TIMEOUT "50ms"
 
 /* Whether the tables were there in the last round. */
 static bool was_ready = false;
+
+/* Whether there may be runs to mark as failed whose process is gone. */
+static bool has_orphans = false;
 
 /* This process's entry. */
 static PaScheduler *me = NULL;
@@ -88,10 +107,43 @@ is_ready(void)
 }
 
 /*
- * tell_orphans tells of runs whose process is gone, after they have been marked as failed.
+ * do_chore is the work of a Chore, in a subtransaction that does not wait for locks for long.
  */
 static void
-tell_orphans(void)
+do_chore(void *argument)
+{
+	Chore	   *chore = argument;
+
+	pa_set_for_now("lock_timeout", CHORE_LOCK_TIMEOUT);
+	chore->work(chore);
+}
+
+/*
+ * try_chore does a Chore, and tells whether it could be done.  A session that changes a job holds what the chore
+ * needs until it commits, and a trigger on our tables may raise an error: neither is to keep other jobs waiting.
+ */
+static bool
+try_chore(Chore *chore)
+{
+	ErrorData  *error;
+
+	if (pa_try(do_chore, chore, &error))
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 chore->job_name ? errmsg("the state of job \"%s\" cannot be noted: %s", chore->job_name, error->message) :
+				 errmsg("the state of jobs cannot be noted: %s", error->message),
+				 error->context ? errcontext_msg("%s", error->context) : 0));
+
+	return false;
+}
+
+/*
+ * tell_orphans marks runs as failed whose process is gone, and tells of them.
+ */
+static void
+tell_orphans(Chore *chore)
 {
 	uint64		found = pa_query("SELECT prod_analytics.fail_orphans()", NULL, SPI_OK_SELECT);
 
@@ -105,22 +157,64 @@ tell_orphans(void)
 }
 
 /*
- * fail_start logs a run that could not begin.
+ * see_to_orphans does so.  When it cannot be done now, later rounds try again.
  */
 static void
+see_to_orphans(Round *round)
+{
+	Chore		chore = {tell_orphans};
+
+	has_orphans = !try_chore(&chore);
+	if (has_orphans)
+		round->sleep_ms = Min(round->sleep_ms, NOT_READY_MS);
+}
+
+/*
+ * log_start is the work of fail_start.
+ */
+static void
+log_start(Chore *chore)
+{
+	PaParameters parameters = {0};
+	bool		isnull;
+	Datum		run;
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->job_name));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(chore->sqlerrcode)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->error));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->hint));
+	pa_query("SELECT prod_analytics.fail_start($1, $2, $3, $4)", &parameters, SPI_OK_SELECT);
+	run = pa_result(0, 1, &isnull);
+	chore->job_id = isnull ? 0 : DatumGetInt64(run);
+}
+
+/*
+ * fail_start logs a run that could not begin, and returns it; 0 when there is no such job, or that is not possible now.
+ */
+static int64
 fail_start(const char *job_name, int sqlerrcode, const char *error, const char *hint)
+{
+	Chore		chore = {log_start, job_name, sqlerrcode, error, hint};
+
+	if (try_chore(&chore))
+		ereport(LOG,
+				(errcode(sqlerrcode),
+				 errmsg("job \"%s\" failed: %s", job_name, error),
+				 errhint("%s", hint)));
+
+	return chore.job_id;
+}
+
+/*
+ * pass_slot is the work of skip.
+ */
+static void
+pass_slot(Chore *chore)
 {
 	PaParameters parameters = {0};
 
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(sqlerrcode)));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(error));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(hint));
-	pa_query("SELECT prod_analytics.fail_start($1, $2, $3, $4)", &parameters, SPI_OK_SELECT);
-	ereport(LOG,
-			(errcode(sqlerrcode),
-			 errmsg("job \"%s\" failed: %s", job_name, error),
-			 errhint("%s", hint)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->job_name));
+	pa_query("SELECT prod_analytics.skip_slot($1, true)", &parameters, SPI_OK_SELECT);
 }
 
 /*
@@ -129,20 +223,67 @@ fail_start(const char *job_name, int sqlerrcode, const char *error, const char *
 static void
 skip(const char *job_name)
 {
-	PaParameters parameters = {0};
+	Chore		chore = {pass_slot, job_name};
 
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
-	pa_query("SELECT prod_analytics.skip_slot($1, true)", &parameters, SPI_OK_SELECT);
+	(void) try_chore(&chore);
 }
 
 /*
- * end_request tells whoever waits for a run that there is no more to wait for.
+ * end_request notes that there is no more to wait for.  Whoever waits will read the log, so he is told when the round
+ * has committed.
  */
 static void
-end_request(int request, int64 job_id)
+end_request(Round *round, int request, int64 job_id)
+{
+	if (request < 0)
+		return;
+	round->has_ended[request] = true;
+	round->job_ids[request] = job_id;
+}
+
+/*
+ * ask_again lets a request be taken again in a later round, in which there may be room.
+ */
+static void
+ask_again(int request)
+{
+	if (request < 0)
+		return;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	if (pa_worker->requests[request].state == PA_REQUEST_ABANDONED)
+		pa_worker->requests[request].state = PA_REQUEST_FREE;
+	else
+		pa_worker->requests[request].state = PA_REQUEST_ASKED;
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * end_failed answers a request with a run that could not begin.  When that could not be logged, or the job is no more,
+ * a later round sees to it.
+ */
+static void
+end_failed(Round *round, int request, int64 job_id)
+{
+	if (job_id != 0)
+		end_request(round, request, job_id);
+	else
+	{
+		ask_again(request);
+		round->sleep_ms = Min(round->sleep_ms, NO_ROOM_MS);
+	}
+}
+
+/*
+ * answer_requests tells those who wait.
+ */
+static void
+answer_requests(Round *round)
 {
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	pa_end_request(request, job_id);
+	for (int i = 0; i < PA_MOST_REQUESTS; i++)
+		if (round->has_ended[i])
+			pa_end_request(i, round->job_ids[i]);
 	LWLockRelease(pa_worker->lock);
 }
 
@@ -150,7 +291,7 @@ end_request(int request, int64 job_id)
  * see_to_gone sees to jobs whose process has ended.
  */
 static void
-see_to_gone(void)
+see_to_gone(Round *round)
 {
 	char		job_name[PA_JOB_NAME_SIZE];
 	int64		job_id;
@@ -159,12 +300,14 @@ see_to_gone(void)
 	while (pa_take_gone(job_name, &job_id, &request))
 	{
 		if (job_id != 0)
-			tell_orphans();
+			has_orphans = true;
 		else
-			fail_start(job_name, ERRCODE_CONNECTION_FAILURE, "the process for the run ended before it began",
-					   "The server's log tells why.");
-		end_request(request, job_id);
+			job_id = fail_start(job_name, ERRCODE_CONNECTION_FAILURE, "the process for the run ended before it began",
+								"The server's log tells why.");
+		end_failed(round, request, job_id);
 	}
+	if (has_orphans)
+		see_to_orphans(round);
 }
 
 /*
@@ -269,7 +412,7 @@ list_requested(Round *round)
 						 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner WHERE j.job_name = $1",
 						 &parameters, SPI_OK_SELECT);
 		if (found == 0)
-			end_request(request, 0);
+			end_request(round, request, 0);
 		read_due(round, found, request);
 	}
 }
@@ -308,39 +451,24 @@ give(Round *round, Due *due)
 }
 
 /*
- * ask_again lets a request be taken again in a later round, in which there may be room.
- */
-static void
-ask_again(Due *due)
-{
-	if (due->request < 0)
-		return;
-
-	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	if (pa_worker->requests[due->request].state == PA_REQUEST_ABANDONED)
-		pa_worker->requests[due->request].state = PA_REQUEST_FREE;
-	else
-		pa_worker->requests[due->request].state = PA_REQUEST_ASKED;
-	LWLockRelease(pa_worker->lock);
-}
-
-/*
  * refuse logs that a job cannot be started for its owner; false when it can.
  */
 static bool
-refuse(Due *due)
+refuse(Round *round, Due *due)
 {
-	if (OidIsValid(due->role) && due->may_start)
-		return false;
+	int64		job_id;
 
 	if (!OidIsValid(due->role))
-		fail_start(due->job_name, ERRCODE_UNDEFINED_OBJECT, psprintf("role \"%s\", which owns the job, does not exist", due->owner),
-				   "Unschedule the job, and let another role schedule it.");
+		job_id = fail_start(due->job_name, ERRCODE_UNDEFINED_OBJECT,
+							psprintf("role \"%s\", which owns the job, does not exist", due->owner),
+							"Unschedule the job, and let another role schedule it.");
+	else if (!due->may_start)
+		job_id = fail_start(due->job_name, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+							psprintf("role \"%s\", which owns the job, is not permitted to log in", due->owner),
+							"Before PostgreSQL 17 only roles with LOGIN can own jobs.");
 	else
-		fail_start(due->job_name, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
-				   psprintf("role \"%s\", which owns the job, is not permitted to log in", due->owner),
-				   "Before PostgreSQL 17 only roles with LOGIN can own jobs.");
-	end_request(due->request, -1);
+		return false;
+	end_failed(round, due->request, job_id);
 
 	return true;
 }
@@ -359,19 +487,19 @@ give_all(Round *round)
 		Due		   *due = lfirst(cell);
 
 		if (is_among(round->beginning, due->job_name))
-			ask_again(due);
+			ask_again(due->request);
 		else if (is_among(round->running, due->job_name))
 		{
 			if (due->request < 0)
 				skip(due->job_name);
 			else
-				end_request(due->request, -1);
+				end_request(round, due->request, -1);
 		}
-		else if (!refuse(due))
+		else if (!refuse(round, due))
 		{
 			has_room = has_room && give(round, due);
 			if (!has_room)
-				ask_again(due);
+				ask_again(due->request);
 			else
 				round->beginning = lappend(round->beginning, due->job_name);
 		}
@@ -418,17 +546,28 @@ ask_lost_again(void)
 }
 
 /*
+ * adjust lets slots pass that were missed.
+ */
+static void
+adjust(Chore *chore)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
+}
+
+/*
  * begin_work does what is to be done before the first round with tables.
  */
 static void
 begin_work(void)
 {
-	PaParameters parameters = {0};
+	Chore		chore = {adjust};
 
 	ask_lost_again();
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
-	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
-	tell_orphans();
+	has_orphans = true;
+	was_ready = try_chore(&chore);
 }
 
 /*
@@ -441,9 +580,8 @@ work(void *argument)
 
 	if (!was_ready)
 		begin_work();
-	was_ready = true;
 
-	see_to_gone();
+	see_to_gone(round);
 	list_runners(round);
 	list_requested(round);
 	list_due(round);
@@ -492,6 +630,7 @@ do_round(void)
 		round.sleep_ms = NOT_READY_MS;
 	}
 	CommitTransactionCommand();
+	answer_requests(&round);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 

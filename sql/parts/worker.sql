@@ -419,13 +419,22 @@ $$;
 COMMENT ON FUNCTION skip_missed(timestamptz) IS
 	'internal: let the slots pass that jobs with catch_up = skip have missed by a moment, at which a scheduler starts';
 
+CREATE FUNCTION worker_processes()
+	RETURNS TABLE (process text, pid integer, owner text, job_name text, job_id bigint, state text, since timestamptz)
+	AS 'MODULE_PATHNAME', 'pa_worker_processes'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION worker_processes() IS
+	'internal: the worker''s processes, as far as they concern this database; none when the library was not preloaded';
+
 CREATE FUNCTION fail_orphans()
 	RETURNS SETOF text
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
-	-- Whoever runs a job holds its lock from before the record until after its end.  Trying to get the lock would
-	-- get in the way of somebody who wants it.
+	-- Whoever runs a job holds its lock from before the record until after its end, unless the command has released
+	-- all locks of its session; but then its process is there.  Trying to get the lock would get in the way of
+	-- somebody who wants it.
 	WITH orphan AS MATERIALIZED (
 		SELECT e.job_id, e.job_name, e.rows_processed
 		FROM prod_analytics.etl_jobs e
@@ -434,6 +443,7 @@ CREATE FUNCTION fail_orphans()
 			WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 				AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 				AND (l.classid::bigint << 32 | l.objid::bigint) = hashtext('etl_' || e.job_name))
+			AND NOT EXISTS (SELECT FROM prod_analytics.worker_processes() w WHERE w.job_id = e.job_id AND w.pid IS NOT NULL)
 	)
 	SELECT o.job_name FROM orphan o
 	WHERE prod_analytics.end_run(o.job_id, 'FAILED', o.rows_processed, '{"error": "server or worker terminated"}') IS NOT NULL
@@ -533,14 +543,6 @@ CREATE FUNCTION cancel_job(job_name text)
 
 COMMENT ON FUNCTION cancel_job(text) IS
 	'cancel the run of a job that the worker is doing, which ends as FAILED with SQLSTATE 57014; returns whether there was one; raises 42704 and 42501 like unschedule_job()';
-
-CREATE FUNCTION worker_processes()
-	RETURNS TABLE (process text, pid integer, owner text, job_name text, job_id bigint, state text, since timestamptz)
-	AS 'MODULE_PATHNAME', 'pa_worker_processes'
-	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-
-COMMENT ON FUNCTION worker_processes() IS
-	'internal: the worker''s processes, as far as they concern this database; none when the library was not preloaded';
 
 CREATE FUNCTION purge_runs(so_far bigint)
 	RETURNS bigint

@@ -120,6 +120,11 @@ is(run('says much', q{SELECT jsonb_build_object('status', 'FAILED', 'sqlstate', 
 # Processes that end, and roles that change
 #
 
+is(run('ends', 'SELECT pg_terminate_backend(pg_backend_pid())'), 'FAILED server or worker terminated', 'run_job() tells how a run ended whose process did');
+psql('REVOKE CONNECT ON DATABASE postgres FROM PUBLIC');
+is(run('cannot connect', 'SELECT 1'), 'FAILED 08006 the process for the run ended before it began', 'and of one that could not begin');
+psql('GRANT CONNECT ON DATABASE postgres TO PUBLIC');
+
 # Another role schedules a job of the same name when the old one has just been given to its owner's process.
 is(run('takeover', q{INSERT INTO seen VALUES ('old')}, 'postgres'), 'SUCCESS', 'a job of one role');
 my $runner = psql($idle . q{'postgres'});
@@ -138,6 +143,50 @@ psql(q{CREATE ROLE shortlived LOGIN IN ROLE analytics_operator});
 is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not live long');
 psql('DROP ROLE shortlived');
 is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process = 'runner' AND owner IS NULL}), 1, 'its process is shown when it has no name any more');
+
+# A run that has lost its lock goes on all the same.
+my $unlocked = $node->background_psql('postgres');
+schedule('unlocks', 'SELECT pg_advisory_unlock_all(); SELECT pg_sleep(6)', 'analyst');
+$unlocked->query_until(qr/asked/, qq{\\echo asked\nSELECT prod_analytics.run_job('unlocks')->>'status';\n});
+comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE job_name = 'unlocks' AND job_id IS NOT NULL}, 'a run gives its lock away');
+comes_true(q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = (hashtext('etl_unlocks')::bigint & 4294967295)::oid}, 'so that nobody has it');
+psql(q{SELECT pg_terminate_backend(pid) FROM prod_analytics.worker_status WHERE process = 'scheduler'});
+comes_true(q{SELECT last_status <> 'RUNNING' FROM prod_analytics.job_status WHERE job_name = 'unlocks'}, 'it comes to its end under a new scheduler');
+is(psql(q{SELECT last_status FROM prod_analytics.job_status WHERE job_name = 'unlocks'}), 'SUCCESS', 'and is not taken for dead');
+$unlocked->quit;
+comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'there is a scheduler');
+
+#
+# Sessions that wait
+#
+
+# A session that changes a job, and has not committed yet, keeps no other job waiting.
+psql(q{
+	SELECT prod_analytics.schedule_job('overlaps', '1 second', 'SELECT pg_sleep(1000)');
+	SELECT prod_analytics.schedule_job('ticks', '1 second', $$INSERT INTO seen VALUES ('tick')$$)});
+comes_true(q{SELECT skipped > 1 FROM prod_analytics.job_status WHERE job_name = 'overlaps'}, 'a job skips slots');
+my $open = $node->background_psql('postgres');
+$open->query_safe(q{BEGIN; SELECT prod_analytics.pause_job('overlaps')});
+my $skipped = psql(q{SELECT skipped FROM prod_analytics.job_status WHERE job_name = 'overlaps'});
+psql('TRUNCATE seen');
+comes_true(q{SELECT count(*) > 4 FROM seen WHERE what = 'tick'}, 'other jobs run while it is being changed');
+$open->query_safe('ROLLBACK');
+$open->quit;
+comes_true(qq{SELECT skipped > $skipped FROM prod_analytics.job_status WHERE job_name = 'overlaps'}, 'and it skips slots when it has not been');
+psql(q{SELECT prod_analytics.unschedule_job('ticks'); SELECT prod_analytics.cancel_job('overlaps'); SELECT prod_analytics.unschedule_job('overlaps')});
+
+schedule('forever', 'SELECT pg_sleep(1000)', 'analyst');
+my $waiting = $node->background_psql('postgres', on_error_stop => 0);
+$waiting->query_until(qr/asked/, qq{\\echo asked\nSELECT prod_analytics.run_job('forever');\n\\echo answered\n});
+comes_true(q{SELECT running_since IS NOT NULL FROM prod_analytics.job_status WHERE job_name = 'forever'}, 'a long job runs');
+configure('prod_analytics.enabled = off');
+comes_true(q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'the worker is switched off');
+psql(q{SELECT pg_terminate_backend(pid) FROM prod_analytics.worker_status WHERE process = 'runner'});
+$waiting->query_until(qr/answered/, '');
+comes_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%run_job%' AND pid <> pg_backend_pid()}, 'who waits for a run that nobody sees to any more does not wait for ever');
+$waiting->quit;
+configure('prod_analytics.enabled = on');
+comes_true(q{SELECT last_status = 'FAILED' FROM prod_analytics.job_status WHERE job_name = 'forever'}, 'the run is marked as failed when the worker is back');
 
 is(run('is idle', 'SELECT 1'), 'SUCCESS', 'a process is idle');
 configure(q{prod_analytics.databases = ''});
