@@ -160,6 +160,12 @@ comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process
 # Sessions that wait
 #
 
+psql('CREATE INDEX ON seen (who); INSERT INTO seen VALUES (1)');
+schedule('waits', 'CREATE INDEX CONCURRENTLY seen_what ON seen (what)', 'postgres');
+my ($code, $out, $error) = $node->psql('postgres', q{SELECT prod_analytics.run_job('waits')}, timeout => 30);
+like($error, qr/job "waits" waits for this session/, 'a run that waits for the session that waits for it is left to itself');
+comes_true(q{SELECT last_status = 'SUCCESS' FROM prod_analytics.job_status WHERE job_name = 'waits'}, 'and comes to its end');
+
 # A session that changes a job, and has not committed yet, keeps no other job waiting.
 psql(q{
 	SELECT prod_analytics.schedule_job('overlaps', '1 second', 'SELECT pg_sleep(1000)');
