@@ -145,6 +145,7 @@ extern PaRoom pa_give_job(PaAssignment *job);
 typedef void (*PaTask) (void *argument);
 
 extern void pa_do_as_owner(PaTask task, void *argument);
+extern bool pa_may_employ(Oid role);
 extern void pa_check_job(const char *job_name, Oid caller);
 
 /* What came of a command. */

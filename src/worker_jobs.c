@@ -113,6 +113,15 @@ claim_of(Oid caller, const char *owner_name)
 	return OidIsValid(operator_role) && has_privs_of_role(caller, operator_role) ? OPERATOR : NOBODY;
 }
 
+/*
+ * pa_may_employ tells whether a role's jobs may be run, inside pa_do_as_owner: who owns the tables could have made them.
+ */
+bool
+pa_may_employ(Oid role)
+{
+	return superuser() || has_privs_of_role(GetUserId(), role);
+}
+
 /* A job that is asked for, and what is to be done about it. */
 typedef struct JobTask
 {

@@ -49,6 +49,12 @@ pa_begin_record(void *argument)
 	timeout = pa_result(0, 3, &isnull);
 	record->timeout_ms = isnull ? 0 : Min(DatumGetInt64(timeout), PG_INT32_MAX);
 	record->owner = DatumGetObjectId(pa_result(0, 4, &isnull));
+	if (OidIsValid(record->owner) && !pa_may_employ(record->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of the table \"%s.jobs\" may not act as role \"%s\"", PA_SCHEMA,
+						GetUserNameFromId(record->owner, false)),
+				 errhint("Let a superuser own the tables, or let their owner be a member of that role.")));
 }
 
 /*

@@ -452,6 +452,8 @@ give(Round *round, Due *due)
 
 /*
  * refuse logs that a job cannot be started for its owner; false when it can.
+ *
+ * Who owns our tables can write any role's name into them.
  */
 static bool
 refuse(Round *round, Due *due)
@@ -466,6 +468,10 @@ refuse(Round *round, Due *due)
 		job_id = fail_start(due->job_name, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 							psprintf("role \"%s\", which owns the job, is not permitted to log in", due->owner),
 							"Before PostgreSQL 17 only roles with LOGIN can own jobs.");
+	else if (!pa_may_employ(due->role))
+		job_id = fail_start(due->job_name, ERRCODE_INSUFFICIENT_PRIVILEGE,
+							psprintf("the owner of the table \"%s.jobs\" may not act as role \"%s\"", PA_SCHEMA, due->owner),
+							"Let a superuser own the tables, or let their owner be a member of that role.");
 	else
 		return false;
 	end_failed(round, due->request, job_id);

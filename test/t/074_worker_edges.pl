@@ -144,6 +144,24 @@ is(run('of nobody', 'SELECT 1', 'shortlived'), 'SUCCESS', 'a role that does not 
 psql('DROP ROLE shortlived');
 is(psql(q{SELECT count(*) FROM prod_analytics.worker_status WHERE process = 'runner' AND owner IS NULL}), 1, 'its process is shown when it has no name any more');
 
+# Who owns the tables can name anybody as the owner of a job.
+psql(q{
+	CREATE ROLE keeper LOGIN IN ROLE analytics_operator;
+	GRANT CREATE ON SCHEMA prod_analytics TO keeper;
+	ALTER TABLE prod_analytics.jobs OWNER TO keeper;
+	ALTER TABLE prod_analytics.job_state OWNER TO keeper;
+	ALTER TABLE prod_analytics.etl_jobs OWNER TO keeper;
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA prod_analytics TO keeper;
+	SET ROLE keeper;
+	INSERT INTO prod_analytics.jobs (job_name, schedule, command, owner) VALUES ('climbs', '100 years', 'ALTER ROLE keeper SUPERUSER', 'postgres')});
+like(psql(q{SELECT r->>'error' FROM prod_analytics.run_job('climbs') r}), qr/may not act as role "postgres"/, 'and still not act as him');
+is(run('of the keeper', 'SELECT 1', 'keeper'), 'SUCCESS', 'but as himself');
+is(psql(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'keeper'}), 'f', 'an ordinary role stays one');
+psql(q{
+	ALTER TABLE prod_analytics.jobs OWNER TO postgres;
+	ALTER TABLE prod_analytics.job_state OWNER TO postgres;
+	ALTER TABLE prod_analytics.etl_jobs OWNER TO postgres});
+
 # A run that has lost its lock goes on all the same.
 my $unlocked = $node->background_psql('postgres');
 schedule('unlocks', 'SELECT pg_advisory_unlock_all(); SELECT pg_sleep(6)', 'analyst');
