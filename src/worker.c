@@ -229,8 +229,10 @@ claim_start(Oid database)
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	entry = entry_of(database, now);
+	/* Who was started later than now was so before the clock was set back. */
 	result = entry && entry->process.pid == 0 &&
-		TimestampDifferenceExceeds(entry->launched, now, Min(RETRY_MS << Min(entry->tries, 10), LONGEST_RETRY_MS));
+		(entry->launched > now ||
+		 TimestampDifferenceExceeds(entry->launched, now, Min(RETRY_MS << Min(entry->tries, 10), LONGEST_RETRY_MS)));
 	if (result)
 	{
 		entry->launched = now;

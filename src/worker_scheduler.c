@@ -54,6 +54,7 @@ typedef struct Round
 	List	   *running;		/* names of jobs whose runs had begun when the round began */
 	List	   *beginning;		/* names of jobs that had been given to runners, and had not begun */
 	List	   *due;			/* of Due */
+	TimestampTz now;			/* when it began */
 	int64		sleep_ms;
 	bool		has_ended[PA_MOST_REQUESTS];	/* requests to answer when it has committed */
 	int64		job_ids[PA_MOST_REQUESTS];	/* what with */
@@ -426,7 +427,7 @@ list_due(Round *round)
 	PaParameters parameters = {0};
 	uint64		found;
 
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
 	found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin"
 					 " FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)"
 					 " JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
@@ -513,15 +514,17 @@ give_all(Round *round)
 }
 
 /*
- * set_sleep finds out until when there is nothing to do.
+ * set_sleep finds out until when there is nothing to do: until the next job is due that was not when the round began.
  */
 static void
 set_sleep(Round *round)
 {
+	PaParameters parameters = {0};
 	bool		isnull;
 	Datum		next;
 
-	pa_query("SELECT prod_analytics.next_wake()", NULL, SPI_OK_SELECT);
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
+	pa_query("SELECT prod_analytics.next_wake($1)", &parameters, SPI_OK_SELECT);
 	next = pa_result(0, 1, &isnull);
 	if (!isnull)
 		round->sleep_ms = Min(round->sleep_ms,
@@ -552,7 +555,7 @@ ask_lost_again(void)
 }
 
 /*
- * adjust lets slots pass that were missed.
+ * adjust lets slots pass that were missed, and calls back those that the clock is too far behind.
  */
 static void
 adjust(Chore *chore)
@@ -561,10 +564,11 @@ adjust(Chore *chore)
 
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
 	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
+	pa_query("SELECT prod_analytics.follow_clock($1)", &parameters, SPI_OK_SELECT);
 }
 
 /*
- * begin_work does what is to be done before the first round with tables.
+ * begin_work does what is to be done before the first round with tables, and when the clock has been set back.
  */
 static void
 begin_work(void)
@@ -582,10 +586,13 @@ begin_work(void)
 static void
 work(void *argument)
 {
+	static TimestampTz last_round = 0;
 	Round	   *round = argument;
 
-	if (!was_ready)
+	round->now = GetCurrentTimestamp();
+	if (!was_ready || round->now < last_round)
 		begin_work();
+	last_round = round->now;
 
 	see_to_gone(round);
 	list_runners(round);
@@ -618,7 +625,7 @@ are_tables_ready(void)
 static int64
 do_round(void)
 {
-	Round		round = {NIL, NIL, NIL, LONGEST_SLEEP_MS};
+	Round		round = {NIL, NIL, NIL, 0, LONGEST_SLEEP_MS};
 	char	   *name;
 
 	pa_start_transaction();

@@ -123,7 +123,7 @@ BEGIN
 				s.last_job_id, s.last_status, s.started_at AS last_started_at, s.last_duration,
 				s.failures, s.skipped, s.succeeded_at,
 				CASE WHEN NOT j.paused AND s.last_status IS DISTINCT FROM 'RUNNING' THEN
-					clock_timestamp() - least(s.next_run_at, s.retry_at, clock_timestamp()) END AS lag,
+					statement_timestamp() - least(s.next_run_at, s.retry_at, statement_timestamp()) END AS lag,
 				(SELECT array_agg(d.name) FROM unnest(j.depends_on) d (name)
 					WHERE NOT EXISTS (SELECT FROM job_state o WHERE o.job_name = d.name
 						AND o.succeeded_at > coalesce(s.started_at, '-infinity'))) AS waits_for
@@ -199,29 +199,30 @@ CREATE FUNCTION due_jobs(at timestamptz DEFAULT now())
 	AS $$
 	SELECT j.job_name, least(s.next_run_at, s.retry_at)
 	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
+	-- A retry is of a run whose dependencies had succeeded, so it does not wait for them again.
 	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) <= due_jobs.at
-		AND NOT EXISTS (
+		AND (s.next_run_at > due_jobs.at OR NOT EXISTS (
 			SELECT FROM unnest(j.depends_on) d (name)
 			WHERE NOT EXISTS (SELECT FROM prod_analytics.job_state o WHERE o.job_name = d.name
-				AND o.succeeded_at > coalesce(s.started_at, '-infinity')))
+				AND o.succeeded_at > coalesce(s.started_at, '-infinity'))))
 	ORDER BY 2, 1
 $$;
 
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
-	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at their next slot or a retry, and each job that they depend on has succeeded since they began last';
+	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
 
-CREATE FUNCTION next_wake()
+CREATE FUNCTION next_wake(at timestamptz)
 	RETURNS timestamptz
 	LANGUAGE sql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
 	SELECT min(least(s.next_run_at, s.retry_at))
 	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
-	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) > clock_timestamp()
+	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) > next_wake.at
 $$;
 
-COMMENT ON FUNCTION next_wake() IS
-	'internal: when the next job will be due that is not yet; NULL: none will';
+COMMENT ON FUNCTION next_wake(timestamptz) IS
+	'internal: when the next job will be due that is not at a moment; NULL: none will';
 
 CREATE FUNCTION later_slot(schedule text, after timestamptz, timezone text)
 	RETURNS timestamptz
@@ -418,6 +419,26 @@ $$;
 
 COMMENT ON FUNCTION skip_missed(timestamptz) IS
 	'internal: let the slots pass that jobs with catch_up = skip have missed by a moment, at which a scheduler starts';
+
+CREATE FUNCTION follow_clock(at timestamptz)
+	RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	-- The next slot can only be later than the next one from now if the clock was set back, or the time zone is another
+	-- one now: without this the job would not run until the clock is there again.
+	UPDATE prod_analytics.job_state s SET
+		next_run_at = least(s.next_run_at, n.slot),
+		retry_at = least(s.retry_at, follow_clock.at + interval '15 minutes'),
+		started_at = least(s.started_at, follow_clock.at),
+		succeeded_at = least(s.succeeded_at, follow_clock.at)
+	FROM prod_analytics.jobs j, LATERAL (SELECT prod_analytics.later_slot(j.schedule, follow_clock.at, j.timezone) AS slot) n
+	WHERE j.job_name = s.job_name AND (s.next_run_at > n.slot OR greatest(s.started_at, s.succeeded_at) > follow_clock.at
+		OR s.retry_at > follow_clock.at + interval '20 minutes')
+$$;
+
+COMMENT ON FUNCTION follow_clock(timestamptz) IS
+	'internal: call back what lies in the future only because the clock was later than it is at a moment';
 
 CREATE FUNCTION worker_processes()
 	RETURNS TABLE (process text, pid integer, owner text, job_name text, job_id bigint, state text, since timestamptz)
