@@ -88,10 +88,10 @@ OBJS = \
 	src/validation_value.o \
 	src/window_funnel.o \
 	src/worker.o \
-	src/worker_assign.o \
 	src/worker_command.o \
 	src/worker_jobs.o \
 	src/worker_record.o \
+	src/worker_room.o \
 	src/worker_run.o \
 	src/worker_runner.o \
 	src/worker_scheduler.o \

@@ -15,6 +15,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
 #include "postmaster/bgworker.h"
+#include "replication/slot.h"
 #include "tcop/pquery.h"
 #include "utils/rel.h"
 
@@ -197,6 +198,21 @@ pa_flatten_groups(Query *query)
 	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
 	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
 	query->hasGroupRTE = false;
+#endif
+}
+
+/*
+ * pa_drop_temporary_slots drops the session's temporary replication slots.
+ *
+ * PostgreSQL 17 can leave out those that are not synchronized.
+ */
+static inline void
+pa_drop_temporary_slots(void)
+{
+#if PG_VERSION_NUM >= 170000
+	ReplicationSlotCleanup(false);
+#else
+	ReplicationSlotCleanup();
 #endif
 }
 

@@ -19,6 +19,7 @@
 #include "settings.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -47,6 +48,21 @@ pa_prepare_process(void)
 	pqsignal(SIGINT, StatementCancelHandler);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
+}
+
+/*
+ * pa_start_transaction starts a transaction in which we note what we do.  Whatever the settings of the server, a role
+ * or a command say, it writes, sees what others have just committed, and waits for locks.
+ */
+void
+pa_start_transaction(void)
+{
+	StartTransactionCommand();
+	XactReadOnly = false;
+	XactDeferrable = false;
+	XactIsoLevel = XACT_READ_COMMITTED;
+	if (LockTimeout > 0)
+		(void) set_config_option("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
 /*
@@ -213,8 +229,10 @@ claim_start(Oid database)
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	entry = entry_of(database, now);
+	/* Who was started later than now was so before the clock was set back. */
 	result = entry && entry->process.pid == 0 &&
-		TimestampDifferenceExceeds(entry->launched, now, Min(RETRY_MS << Min(entry->tries, 10), LONGEST_RETRY_MS));
+		(entry->launched > now ||
+		 TimestampDifferenceExceeds(entry->launched, now, Min(RETRY_MS << Min(entry->tries, 10), LONGEST_RETRY_MS)));
 	if (result)
 	{
 		entry->launched = now;

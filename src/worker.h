@@ -3,7 +3,7 @@
  *		The background worker: a launcher for the server, a scheduler for each database, and runners.
  *
  * worker.c registers the launcher, which sees to it that each database that is listed has a scheduler, of
- * worker_scheduler.c.  That decides which jobs are due, and gives them, by worker_assign.c, to runners, of
+ * worker_scheduler.c.  That decides which jobs are due, and gives their runs (worker_room.c) to runners, of
  * worker_runner.c, each of which works for one role in one database.  worker_state.c is what the processes share.
  * worker_command.c executes commands, worker_record.c logs runs, and worker_jobs.c and worker_run.c are what users call.
  */
@@ -114,20 +114,38 @@ extern void pa_wake_schedulers(void);
 extern void pa_set_runner(PaRunner *runner, PaRunnerState state);
 extern void pa_end_request(int request, int64 job_id);
 
-/* worker_assign.c */
-extern bool pa_give_job(const char *job_name, Oid role, int request, bool *is_full);
-extern bool pa_take_gone(char *job_name, int64 *job_id, int *request);
-
 /* worker.c */
 extern bool pa_is_listed(const char *database);
 extern bool pa_start_process(const char *function, const char *name, Datum argument, BackgroundWorkerHandle **handle);
 extern void pa_prepare_process(void);
+extern void pa_start_transaction(void);
 extern void pa_reload(void);
+
+/* A job for a runner. */
+typedef struct PaAssignment
+{
+	char	   *job_name;
+	Oid			role;			/* its owner */
+	int			request;		/* that it is for; -1: none */
+} PaAssignment;
+
+/* What came of giving it to one. */
+typedef enum PaRoom
+{
+	PA_ROOM_FOUND,
+	PA_ROOM_LATER,				/* as many runs are going on as may, or somebody has been asked to make room */
+	PA_ROOM_NO_PROCESS			/* the server has no process for another runner */
+} PaRoom;
+
+/* worker_room.c */
+extern bool pa_take_gone(char *job_name, int64 *job_id, int *request);
+extern PaRoom pa_give_job(PaAssignment *job);
 
 /* worker_jobs.c */
 typedef void (*PaTask) (void *argument);
 
 extern void pa_do_as_owner(PaTask task, void *argument);
+extern bool pa_may_employ(Oid role);
 extern void pa_check_job(const char *job_name, Oid caller);
 
 /* What came of a command. */
@@ -139,6 +157,7 @@ typedef struct PaOutcome
 
 /* worker_command.c */
 extern void pa_execute_command(const char *command, PaOutcome *outcome);
+extern void pa_abort_command(void);
 extern void pa_reset_session(void);
 
 /* A run. */
@@ -146,6 +165,7 @@ typedef struct PaRecord
 {
 	MemoryContext context;		/* of what follows; it outlives transactions */
 	char	   *job_name;
+	Oid			role;			/* whose job it must be; InvalidOid: anybody's */
 	int64		job_id;			/* 0: it has not begun */
 	char	   *command;		/* NULL: there is no such job, or somebody else is running it */
 	Oid			owner;			/* as which it runs; InvalidOid: there is no such role */

@@ -10,11 +10,12 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/async.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "jit/jit.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
+#include "replication/slot.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
@@ -90,6 +91,20 @@ run_portal(const char *command, CommandTag tag, List *plans, Taker *taker)
 }
 
 /*
+ * forbid_client refuses to copy to or from a client: there is none, and in its place the server would take the
+ * standard input and output that it was started with.
+ */
+static void
+forbid_client(Node *statement)
+{
+	if (IsA(statement, CopyStmt) && ((CopyStmt *) statement)->filename == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a job has no client to COPY to or from"),
+				 errhint("Copy to or from a file or a program of the server.")));
+}
+
+/*
  * execute_statement executes one statement in the transaction that is going on.
  */
 static void
@@ -102,6 +117,7 @@ execute_statement(RawStmt *statement, const char *command, MemoryContext context
 	List	   *plans;
 
 	CHECK_FOR_INTERRUPTS();
+	forbid_client(statement->stmt);
 	if (needs_snapshot)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
@@ -130,8 +146,8 @@ execute_in_transaction(RawStmt *statement, const char *command, bool is_alone, b
 
 	execute_statement(statement, command, context, outcome);
 
-	if (StatementTimeout > 0)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	/* The statement may have switched the timeout off, which began with it nevertheless. */
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	if (is_last && !is_alone)
 		EndImplicitTransactionBlock();
 	if (is_last || IsA(statement->stmt, TransactionStmt))
@@ -169,20 +185,41 @@ pa_execute_command(const char *command, PaOutcome *outcome)
 }
 
 /*
+ * pa_abort_command ends the transaction of a command that has failed, and clears away what transactions do not take
+ * along: cursors of loops that have committed, and a replication slot that was being read.  The command's text will be
+ * gone, so nothing that is logged later may name it.
+ */
+void
+pa_abort_command(void)
+{
+	debug_query_string = NULL;
+	AbortOutOfAnyTransaction();
+	PortalErrorCleanup();
+	if (MyReplicationSlot)
+		ReplicationSlotRelease();
+	jit_reset_after_error();
+}
+
+/*
  * pa_reset_session forgets what a command has left in the session, as DISCARD ALL does, but for plans: they are what
- * a process that has done it before is quicker for.
+ * a process that has done it before is quicker for.  Who wanted to cancel the command has come too late.
  */
 void
 pa_reset_session(void)
 {
+	HOLD_CANCEL_INTERRUPTS();
 	StartTransactionCommand();
 	PortalHashTableDeleteAll();
 	SetPGVariable("session_authorization", NIL, false);
 	ResetAllOptions();
 	DropAllPreparedStatements();
-	Async_UnlistenAll();
 	LockReleaseAll(USER_LOCKMETHOD, true);
+	PushActiveSnapshot(GetTransactionSnapshot());
 	ResetTempTableNamespace();
+	PopActiveSnapshot();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
+	pa_drop_temporary_slots();
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
 }

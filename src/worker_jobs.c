@@ -113,6 +113,15 @@ claim_of(Oid caller, const char *owner_name)
 	return OidIsValid(operator_role) && has_privs_of_role(caller, operator_role) ? OPERATOR : NOBODY;
 }
 
+/*
+ * pa_may_employ tells whether a role's jobs may be run, inside pa_do_as_owner: who owns the tables could have made them.
+ */
+bool
+pa_may_employ(Oid role)
+{
+	return superuser() || has_privs_of_role(GetUserId(), role);
+}
+
 /* A job that is asked for, and what is to be done about it. */
 typedef struct JobTask
 {
@@ -445,17 +454,18 @@ pa_purge_runs(PG_FUNCTION_ARGS)
 }
 
 /*
- * put_process adds a process to the result.
+ * put_process adds a process to the result.  The role of a runner may have been dropped.
  */
 static void
 put_process(ReturnSetInfo *result, const char *kind, PaProcess *process, PaRunner *runner, const char *state, TimestampTz since)
 {
+	char	   *role = runner ? GetUserNameFromId(runner->role, true) : NULL;
 	Datum		values[7];
-	bool		nulls[7] = {false, process->pid == 0, runner == NULL, runner == NULL || runner->job_name[0] == '\0'};
+	bool		nulls[7] = {false, process->pid == 0, role == NULL, runner == NULL || runner->job_name[0] == '\0'};
 
 	values[0] = CStringGetTextDatum(kind);
 	values[1] = Int32GetDatum(process->pid);
-	values[2] = CStringGetTextDatum(runner ? GetUserNameFromId(runner->role, true) : "");
+	values[2] = CStringGetTextDatum(role ? role : "");
 	values[3] = CStringGetTextDatum(runner ? runner->job_name : "");
 	values[4] = Int64GetDatum(runner ? runner->job_id : 0);
 	nulls[4] = runner == NULL || runner->job_id == 0;

@@ -8,13 +8,27 @@
 
 #include "catalog/pg_type.h"
 #include "job.h"
+#include "miscadmin.h"
 #include "query.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "worker.h"
 
 /*
+ * add_text appends a parameter that is NULL when the text is.
+ */
+static void
+add_text(PaParameters *parameters, const char *text)
+{
+	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
+	if (text == NULL)
+		parameters->nulls[parameters->count - 1] = 'n';
+}
+
+/*
  * pa_begin_record logs that a run begins.  The job's lock is there.
+ *
+ * The job may be that of another role by now, whose command is not for a session of the old one.
  */
 void
 pa_begin_record(void *argument)
@@ -24,8 +38,9 @@ pa_begin_record(void *argument)
 	bool		isnull;
 	Datum		timeout;
 
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(record->job_name));
-	if (pa_query("SELECT b.job_id, b.command, b.timeout_ms, r.oid FROM prod_analytics.begin_run($1) b"
+	add_text(&parameters, record->job_name);
+	add_text(&parameters, OidIsValid(record->role) ? GetUserNameFromId(record->role, false) : NULL);
+	if (pa_query("SELECT b.job_id, b.command, b.timeout_ms, r.oid FROM prod_analytics.begin_run($1, $2) b"
 				 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = b.owner", &parameters, SPI_OK_SELECT) == 0)
 		return;
 
@@ -34,6 +49,12 @@ pa_begin_record(void *argument)
 	timeout = pa_result(0, 3, &isnull);
 	record->timeout_ms = isnull ? 0 : Min(DatumGetInt64(timeout), PG_INT32_MAX);
 	record->owner = DatumGetObjectId(pa_result(0, 4, &isnull));
+	if (OidIsValid(record->owner) && !pa_may_employ(record->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of the table \"%s.jobs\" may not act as role \"%s\"", PA_SCHEMA,
+						GetUserNameFromId(record->owner, false)),
+				 errhint("Let a superuser own the tables, or let their owner be a member of that role.")));
 }
 
 /*
@@ -49,17 +70,6 @@ pa_pass_record(void *argument)
 	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(record->job_name));
 	pa_query("SELECT prod_analytics.skip_slot($1, false)", &parameters, SPI_OK_SELECT);
 	record->job_id = DatumGetInt64(pa_result(0, 1, &isnull));
-}
-
-/*
- * add_text appends a parameter that is NULL when the text is.
- */
-static void
-add_text(PaParameters *parameters, const char *text)
-{
-	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
-	if (text == NULL)
-		parameters->nulls[parameters->count - 1] = 'n';
 }
 
 /*

@@ -18,6 +18,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -28,7 +29,7 @@
 
 PG_FUNCTION_INFO_V1(pa_run_job);
 
-/* How often a waiting session looks whether the scheduler is still there. */
+/* How often a waiting session looks whether there is still something to wait for. */
 #define LOOK_MS 1000
 
 /* The request that this session waits for; -1: none. */
@@ -116,44 +117,91 @@ own(int number)
 }
 
 /*
+ * runner_of is the process that has taken a request, or is about to; NULL when there is none.  The caller holds the
+ * lock.
+ */
+static PaRunner *
+runner_of(int number)
+{
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+	{
+		PaRunner   *runner = &pa_worker->runners[i];
+
+		if (runner->state != PA_RUNNER_FREE && runner->state != PA_RUNNER_GONE && runner->request == number)
+			return runner;
+	}
+
+	return NULL;
+}
+
+/*
  * is_ended tells whether the run has ended; *job_id gets its number, 0 when there is no such job, -1 when the job was
- * running already.
+ * running already, and *pid the process that is at it, 0 when none is.
  */
 static bool
-is_ended(int number, int64 *job_id)
+is_ended(int number, int64 *job_id, int *pid)
 {
 	PaRequest  *request = &pa_worker->requests[number];
+	PaRunner   *runner;
 	bool		result;
 	bool		is_alone;
 
 	LWLockAcquire(pa_worker->lock, LW_SHARED);
 	result = (request->state == PA_REQUEST_ENDED);
 	*job_id = request->job_id;
-	is_alone = (request->state == PA_REQUEST_ASKED && pa_scheduler_of(MyDatabaseId) == NULL);
+	runner = runner_of(number);
+	*pid = runner ? runner->process.pid : 0;
+	is_alone = (!result && runner == NULL && pa_scheduler_of(MyDatabaseId) == NULL);
 	LWLockRelease(pa_worker->lock);
 
 	if (is_alone)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the scheduler ended before it began to run the job"),
+				 errmsg("the worker ended before the job did"),
 				 errhint("Try again.")));
 
 	return result;
 }
 
 /*
+ * refuse_deadlock raises an error when the run waits for a lock of this session, which cannot give it away before the
+ * run has ended: CREATE INDEX CONCURRENTLY waits for all transactions that are older.
+ */
+static void
+refuse_deadlock(const char *job_name, int pid)
+{
+	Datum		blockers = DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(pid));
+	Datum	   *pids;
+	int			count;
+
+	deconstruct_array(DatumGetArrayTypeP(blockers), INT4OID, sizeof(int32), true, TYPALIGN_INT, &pids, NULL, &count);
+	for (int i = 0; i < count; i++)
+		if (DatumGetInt32(pids[i]) == MyProcPid)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_DEADLOCK_DETECTED),
+					 errmsg("job \"%s\" waits for this session, which waits for it", job_name),
+					 errdetail("The run goes on when this transaction has ended."),
+					 errhint("%s.job_status tells how it ends.", PA_SCHEMA)));
+	pfree(pids);
+}
+
+/*
  * wait_for_end waits until a request has ended, and returns the number of the run, like is_ended.
  */
 static int64
-wait_for_end(int number)
+wait_for_end(const char *job_name, int number)
 {
 	int64		job_id;
+	int			pid;
 
-	while (!is_ended(number, &job_id))
+	while (!is_ended(number, &job_id, &pid))
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+		int			event = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+		if ((event & WL_TIMEOUT) && pid != 0)
+			refuse_deadlock(job_name, pid);
 	}
 
 	return job_id;
@@ -163,14 +211,14 @@ wait_for_end(int number)
  * wait_for_run does so, and takes the request back even when it is cancelled.
  */
 static int64
-wait_for_run(int number)
+wait_for_run(const char *job_name, int number)
 {
 	volatile int64 job_id = 0;
 
 	own(number);
 	PG_TRY();
 	{
-		job_id = wait_for_end(number);
+		job_id = wait_for_end(job_name, number);
 	}
 	PG_CATCH();
 	{
@@ -235,7 +283,7 @@ result_of(int64 job_id)
 static Datum
 run_elsewhere(const char *job_name, int number)
 {
-	int64		job_id = wait_for_run(number);
+	int64		job_id = wait_for_run(job_name, number);
 
 	if (job_id == 0)
 		ereport(ERROR,
@@ -243,8 +291,7 @@ run_elsewhere(const char *job_name, int number)
 				 errmsg("job \"%s\" does not exist", job_name),
 				 errdetail("The worker sees only what is committed.")));
 	if (job_id < 0)
-		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"status\": \"SKIPPED\","
-															 " \"reason\": \"the job is running already\"}"));
+		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"status\": \"SKIPPED\", \"reason\": \"the job is running already\"}"));
 
 	return result_of(job_id);
 }

@@ -65,7 +65,7 @@ static void
 step(PaTask task, PaRecord *run)
 {
 	HOLD_CANCEL_INTERRUPTS();
-	StartTransactionCommand();
+	pa_start_transaction();
 	if (task == pa_begin_record)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	pa_do_as_owner(task, run);
@@ -120,7 +120,7 @@ execute(PaRecord *run)
 		MemoryContextSwitchTo(context);
 		run->error = CopyErrorData();
 		FlushErrorState();
-		AbortOutOfAnyTransaction();
+		pa_abort_command();
 		MemoryContextSwitchTo(context);
 		explain_timeout(run);
 		QueryCancelPending = false;
@@ -196,7 +196,7 @@ run_locked(PaRecord *run)
 static int64
 do_run(char *job_name)
 {
-	PaRecord	run = {CurrentMemoryContext, job_name};
+	PaRecord	run = {CurrentMemoryContext, job_name, me->role};
 	LOCKTAG		tag;
 	bool		is_locked;
 
@@ -279,7 +279,7 @@ wait_for_job(char *job_name)
 		bool		stays;
 
 		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-		stays = take_job(now >= deadline || !pa_enabled || is_old(now) || is_too_many(), job_name);
+		stays = take_job(now >= deadline || is_old(now) || is_too_many() || pa_scheduler_of(me->database) == NULL, job_name);
 		LWLockRelease(pa_worker->lock);
 		if (!stays || job_name[0] != '\0')
 			return stays;

@@ -54,11 +54,31 @@ typedef struct Round
 	List	   *running;		/* names of jobs whose runs had begun when the round began */
 	List	   *beginning;		/* names of jobs that had been given to runners, and had not begun */
 	List	   *due;			/* of Due */
+	TimestampTz now;			/* when it began */
 	int64		sleep_ms;
+	bool		has_ended[PA_MOST_REQUESTS];	/* requests to answer when it has committed */
+	int64		job_ids[PA_MOST_REQUESTS];	/* what with */
 } Round;
+
+/* Something that is done for a job, and may fail without harm to others. */
+typedef struct Chore
+{
+	void		(*work) (struct Chore *chore);
+	const char *job_name;		/* NULL: it is about all jobs */
+	int			sqlerrcode;		/* of a start that failed */
+	const char *error;
+	const char *hint;
+	int64		job_id;			/* gets the run that was logged; 0: there was none */
+} Chore;
+
+/* How long something that is to be noted of one job may keep the others waiting. */
+#define CHORE_LOCK_TIMEOUT "50ms"
 
 /* Whether the tables were there in the last round. */
 static bool was_ready = false;
+
+/* Whether there may be runs to mark as failed whose process is gone. */
+static bool has_orphans = false;
 
 /* This process's entry. */
 static PaScheduler *me = NULL;
@@ -88,10 +108,43 @@ is_ready(void)
 }
 
 /*
- * tell_orphans tells of runs whose process is gone, after they have been marked as failed.
+ * do_chore is the work of a Chore, in a subtransaction that does not wait for locks for long.
  */
 static void
-tell_orphans(void)
+do_chore(void *argument)
+{
+	Chore	   *chore = argument;
+
+	pa_set_for_now("lock_timeout", CHORE_LOCK_TIMEOUT);
+	chore->work(chore);
+}
+
+/*
+ * try_chore does a Chore, and tells whether it could be done.  A session that changes a job holds what the chore
+ * needs until it commits, and a trigger on our tables may raise an error: neither is to keep other jobs waiting.
+ */
+static bool
+try_chore(Chore *chore)
+{
+	ErrorData  *error;
+
+	if (pa_try(do_chore, chore, &error))
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 chore->job_name ? errmsg("the state of job \"%s\" cannot be noted: %s", chore->job_name, error->message) :
+				 errmsg("the state of jobs cannot be noted: %s", error->message),
+				 error->context ? errcontext_msg("%s", error->context) : 0));
+
+	return false;
+}
+
+/*
+ * tell_orphans marks runs as failed whose process is gone, and tells of them.
+ */
+static void
+tell_orphans(Chore *chore)
 {
 	uint64		found = pa_query("SELECT prod_analytics.fail_orphans()", NULL, SPI_OK_SELECT);
 
@@ -105,28 +158,64 @@ tell_orphans(void)
 }
 
 /*
- * fail_start logs a run that could not begin, and returns its number.
+ * see_to_orphans does so.  When it cannot be done now, later rounds try again.
+ */
+static void
+see_to_orphans(Round *round)
+{
+	Chore		chore = {tell_orphans};
+
+	has_orphans = !try_chore(&chore);
+	if (has_orphans)
+		round->sleep_ms = Min(round->sleep_ms, NOT_READY_MS);
+}
+
+/*
+ * log_start is the work of fail_start.
+ */
+static void
+log_start(Chore *chore)
+{
+	PaParameters parameters = {0};
+	bool		isnull;
+	Datum		run;
+
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->job_name));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(chore->sqlerrcode)));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->error));
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->hint));
+	pa_query("SELECT prod_analytics.fail_start($1, $2, $3, $4)", &parameters, SPI_OK_SELECT);
+	run = pa_result(0, 1, &isnull);
+	chore->job_id = isnull ? 0 : DatumGetInt64(run);
+}
+
+/*
+ * fail_start logs a run that could not begin, and returns it; 0 when there is no such job, or that is not possible now.
  */
 static int64
 fail_start(const char *job_name, int sqlerrcode, const char *error, const char *hint)
 {
+	Chore		chore = {log_start, job_name, sqlerrcode, error, hint};
+
+	if (try_chore(&chore))
+		ereport(LOG,
+				(errcode(sqlerrcode),
+				 errmsg("job \"%s\" failed: %s", job_name, error),
+				 errhint("%s", hint)));
+
+	return chore.job_id;
+}
+
+/*
+ * pass_slot is the work of skip.
+ */
+static void
+pass_slot(Chore *chore)
+{
 	PaParameters parameters = {0};
-	bool		isnull;
-	Datum		job_id;
 
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(unpack_sql_state(sqlerrcode)));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(error));
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(hint));
-	pa_query("SELECT prod_analytics.fail_start($1, $2, $3, $4)", &parameters, SPI_OK_SELECT);
-	job_id = pa_result(0, 1, &isnull);
-	ereport(LOG,
-			(errcode(sqlerrcode),
-			 errmsg("job \"%s\" failed: %s", job_name, error),
-			 errhint("%s", hint)));
-
-	/* It is NULL when the job was unscheduled meanwhile. */
-	return isnull ? 0 : DatumGetInt64(job_id);
+	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(chore->job_name));
+	pa_query("SELECT prod_analytics.skip_slot($1, true)", &parameters, SPI_OK_SELECT);
 }
 
 /*
@@ -135,20 +224,67 @@ fail_start(const char *job_name, int sqlerrcode, const char *error, const char *
 static void
 skip(const char *job_name)
 {
-	PaParameters parameters = {0};
+	Chore		chore = {pass_slot, job_name};
 
-	pa_add_parameter(&parameters, TEXTOID, CStringGetTextDatum(job_name));
-	pa_query("SELECT prod_analytics.skip_slot($1, true)", &parameters, SPI_OK_SELECT);
+	(void) try_chore(&chore);
 }
 
 /*
- * end_request tells whoever waits for a run that there is no more to wait for.
+ * end_request notes that there is no more to wait for.  Whoever waits will read the log, so he is told when the round
+ * has committed.
  */
 static void
-end_request(int request, int64 job_id)
+end_request(Round *round, int request, int64 job_id)
+{
+	if (request < 0)
+		return;
+	round->has_ended[request] = true;
+	round->job_ids[request] = job_id;
+}
+
+/*
+ * ask_again lets a request be taken again in a later round, in which there may be room.
+ */
+static void
+ask_again(int request)
+{
+	if (request < 0)
+		return;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	if (pa_worker->requests[request].state == PA_REQUEST_ABANDONED)
+		pa_worker->requests[request].state = PA_REQUEST_FREE;
+	else
+		pa_worker->requests[request].state = PA_REQUEST_ASKED;
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
+ * end_failed answers a request with a run that could not begin.  When that could not be logged, or the job is no more,
+ * a later round sees to it.
+ */
+static void
+end_failed(Round *round, int request, int64 job_id)
+{
+	if (job_id != 0)
+		end_request(round, request, job_id);
+	else
+	{
+		ask_again(request);
+		round->sleep_ms = Min(round->sleep_ms, NO_ROOM_MS);
+	}
+}
+
+/*
+ * answer_requests tells those who wait.
+ */
+static void
+answer_requests(Round *round)
 {
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	pa_end_request(request, job_id);
+	for (int i = 0; i < PA_MOST_REQUESTS; i++)
+		if (round->has_ended[i])
+			pa_end_request(i, round->job_ids[i]);
 	LWLockRelease(pa_worker->lock);
 }
 
@@ -156,7 +292,7 @@ end_request(int request, int64 job_id)
  * see_to_gone sees to jobs whose process has ended.
  */
 static void
-see_to_gone(void)
+see_to_gone(Round *round)
 {
 	char		job_name[PA_JOB_NAME_SIZE];
 	int64		job_id;
@@ -165,12 +301,14 @@ see_to_gone(void)
 	while (pa_take_gone(job_name, &job_id, &request))
 	{
 		if (job_id != 0)
-			tell_orphans();
+			has_orphans = true;
 		else
 			job_id = fail_start(job_name, ERRCODE_CONNECTION_FAILURE, "the process for the run ended before it began",
 								"The server's log tells why.");
-		end_request(request, job_id);
+		end_failed(round, request, job_id);
 	}
+	if (has_orphans)
+		see_to_orphans(round);
 }
 
 /*
@@ -275,7 +413,7 @@ list_requested(Round *round)
 						 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner WHERE j.job_name = $1",
 						 &parameters, SPI_OK_SELECT);
 		if (found == 0)
-			end_request(request, 0);
+			end_request(round, request, 0);
 		read_due(round, found, request);
 	}
 }
@@ -289,7 +427,7 @@ list_due(Round *round)
 	PaParameters parameters = {0};
 	uint64		found;
 
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
 	found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin"
 					 " FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)"
 					 " JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
@@ -299,57 +437,45 @@ list_due(Round *round)
 }
 
 /*
- * give gives a job to a runner; false when there is no room for that.
+ * give gives a job to a runner; false when there is no room.
  */
 static bool
 give(Round *round, Due *due)
 {
-	bool		is_full;
-	bool		result = pa_give_job(due->job_name, due->role, due->request, &is_full);
+	PaAssignment job = {due->job_name, due->role, due->request};
+	PaRoom		room = pa_give_job(&job);
 
-	if (is_full)
+	if (room == PA_ROOM_NO_PROCESS)
 		round->sleep_ms = Min(round->sleep_ms, NO_ROOM_MS);
 
-	return result;
-}
-
-/*
- * ask_again lets a request be taken again in a later round, in which there may be room.
- */
-static void
-ask_again(Due *due)
-{
-	if (due->request < 0)
-		return;
-
-	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	if (pa_worker->requests[due->request].state == PA_REQUEST_ABANDONED)
-		pa_worker->requests[due->request].state = PA_REQUEST_FREE;
-	else
-		pa_worker->requests[due->request].state = PA_REQUEST_ASKED;
-	LWLockRelease(pa_worker->lock);
+	return room == PA_ROOM_FOUND;
 }
 
 /*
  * refuse logs that a job cannot be started for its owner; false when it can.
+ *
+ * Who owns our tables can write any role's name into them.
  */
 static bool
-refuse(Due *due)
+refuse(Round *round, Due *due)
 {
 	int64		job_id;
-
-	if (OidIsValid(due->role) && due->may_start)
-		return false;
 
 	if (!OidIsValid(due->role))
 		job_id = fail_start(due->job_name, ERRCODE_UNDEFINED_OBJECT,
 							psprintf("role \"%s\", which owns the job, does not exist", due->owner),
 							"Unschedule the job, and let another role schedule it.");
-	else
+	else if (!due->may_start)
 		job_id = fail_start(due->job_name, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 							psprintf("role \"%s\", which owns the job, is not permitted to log in", due->owner),
 							"Before PostgreSQL 17 only roles with LOGIN can own jobs.");
-	end_request(due->request, job_id);
+	else if (!pa_may_employ(due->role))
+		job_id = fail_start(due->job_name, ERRCODE_INSUFFICIENT_PRIVILEGE,
+							psprintf("the owner of the table \"%s.jobs\" may not act as role \"%s\"", PA_SCHEMA, due->owner),
+							"Let a superuser own the tables, or let their owner be a member of that role.");
+	else
+		return false;
+	end_failed(round, due->request, job_id);
 
 	return true;
 }
@@ -368,19 +494,19 @@ give_all(Round *round)
 		Due		   *due = lfirst(cell);
 
 		if (is_among(round->beginning, due->job_name))
-			ask_again(due);
+			ask_again(due->request);
 		else if (is_among(round->running, due->job_name))
 		{
 			if (due->request < 0)
 				skip(due->job_name);
 			else
-				end_request(due->request, -1);
+				end_request(round, due->request, -1);
 		}
-		else if (!refuse(due))
+		else if (!refuse(round, due))
 		{
 			has_room = has_room && give(round, due);
 			if (!has_room)
-				ask_again(due);
+				ask_again(due->request);
 			else
 				round->beginning = lappend(round->beginning, due->job_name);
 		}
@@ -388,15 +514,17 @@ give_all(Round *round)
 }
 
 /*
- * set_sleep finds out until when there is nothing to do.
+ * set_sleep finds out until when there is nothing to do: until the next job is due that was not when the round began.
  */
 static void
 set_sleep(Round *round)
 {
+	PaParameters parameters = {0};
 	bool		isnull;
 	Datum		next;
 
-	pa_query("SELECT prod_analytics.next_wake()", NULL, SPI_OK_SELECT);
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
+	pa_query("SELECT prod_analytics.next_wake($1)", &parameters, SPI_OK_SELECT);
 	next = pa_result(0, 1, &isnull);
 	if (!isnull)
 		round->sleep_ms = Min(round->sleep_ms,
@@ -427,17 +555,29 @@ ask_lost_again(void)
 }
 
 /*
- * begin_work does what is to be done before the first round with tables.
+ * adjust lets slots pass that were missed, and calls back those that the clock is too far behind.
+ */
+static void
+adjust(Chore *chore)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
+	pa_query("SELECT prod_analytics.follow_clock($1)", &parameters, SPI_OK_SELECT);
+}
+
+/*
+ * begin_work does what is to be done before the first round with tables, and when the clock has been set back.
  */
 static void
 begin_work(void)
 {
-	PaParameters parameters = {0};
+	Chore		chore = {adjust};
 
 	ask_lost_again();
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
-	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
-	tell_orphans();
+	has_orphans = true;
+	was_ready = try_chore(&chore);
 }
 
 /*
@@ -446,13 +586,15 @@ begin_work(void)
 static void
 work(void *argument)
 {
+	static TimestampTz last_round = 0;
 	Round	   *round = argument;
 
-	if (!was_ready)
+	round->now = GetCurrentTimestamp();
+	if (!was_ready || round->now < last_round)
 		begin_work();
-	was_ready = true;
+	last_round = round->now;
 
-	see_to_gone();
+	see_to_gone(round);
 	list_runners(round);
 	list_requested(round);
 	list_due(round);
@@ -483,10 +625,10 @@ are_tables_ready(void)
 static int64
 do_round(void)
 {
-	Round		round = {NIL, NIL, NIL, LONGEST_SLEEP_MS};
+	Round		round = {NIL, NIL, NIL, 0, LONGEST_SLEEP_MS};
 	char	   *name;
 
-	StartTransactionCommand();
+	pa_start_transaction();
 	name = get_database_name(MyDatabaseId);
 	if (name == NULL || !pa_is_listed(name))
 		proc_exit(0);
@@ -501,6 +643,7 @@ do_round(void)
 		round.sleep_ms = NOT_READY_MS;
 	}
 	CommitTransactionCommand();
+	answer_requests(&round);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 
@@ -536,11 +679,17 @@ try_round(MemoryContext context)
 	return sleep_ms;
 }
 
+/*
+ * leave lets the runners go, which nobody would give a job to.
+ */
 static void
 leave(int code, Datum argument)
 {
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	pa_leave_process(&me->process);
+	for (int i = 0; i < PA_MOST_RUNNERS; i++)
+		if (pa_worker->runners[i].database == me->database)
+			pa_wake(&pa_worker->runners[i].process);
 	LWLockRelease(pa_worker->lock);
 }
 

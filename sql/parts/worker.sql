@@ -123,7 +123,7 @@ BEGIN
 				s.last_job_id, s.last_status, s.started_at AS last_started_at, s.last_duration,
 				s.failures, s.skipped, s.succeeded_at,
 				CASE WHEN NOT j.paused AND s.last_status IS DISTINCT FROM 'RUNNING' THEN
-					clock_timestamp() - least(s.next_run_at, s.retry_at, clock_timestamp()) END AS lag,
+					statement_timestamp() - least(s.next_run_at, s.retry_at, statement_timestamp()) END AS lag,
 				(SELECT array_agg(d.name) FROM unnest(j.depends_on) d (name)
 					WHERE NOT EXISTS (SELECT FROM job_state o WHERE o.job_name = d.name
 						AND o.succeeded_at > coalesce(s.started_at, '-infinity'))) AS waits_for
@@ -204,30 +204,31 @@ CREATE FUNCTION due_jobs(at timestamptz DEFAULT now())
 	AS $$
 	SELECT j.job_name, least(s.next_run_at, s.retry_at)
 	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
+	-- A retry is of a run whose dependencies had succeeded, so it does not wait for them again.
 	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) <= due_jobs.at
-		AND NOT EXISTS (
+		AND (s.next_run_at > due_jobs.at OR NOT EXISTS (
 			SELECT FROM unnest(j.depends_on) d (name)
 			WHERE NOT EXISTS (SELECT FROM prod_analytics.job_state o WHERE o.job_name = d.name
-				AND o.succeeded_at > coalesce(s.started_at, '-infinity')))
+				AND o.succeeded_at > coalesce(s.started_at, '-infinity'))))
 	-- Jobs of the same slot take turns: by name, where there is more to do than time, some would run less often.
 	ORDER BY 2, s.started_at NULLS FIRST, 1
 $$;
 
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
-	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at their next slot or a retry, and each job that they depend on has succeeded since they began last';
+	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
 
-CREATE FUNCTION next_wake()
+CREATE FUNCTION next_wake(at timestamptz)
 	RETURNS timestamptz
 	LANGUAGE sql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
 	SELECT min(least(s.next_run_at, s.retry_at))
 	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
-	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) > clock_timestamp()
+	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) > next_wake.at
 $$;
 
-COMMENT ON FUNCTION next_wake() IS
-	'internal: when the next job will be due that is not yet; NULL: none will';
+COMMENT ON FUNCTION next_wake(timestamptz) IS
+	'internal: when the next job will be due that is not at a moment; NULL: none will';
 
 CREATE FUNCTION later_slot(schedule text, after timestamptz, timezone text)
 	RETURNS timestamptz
@@ -247,7 +248,7 @@ $$;
 COMMENT ON FUNCTION later_slot(text, timestamptz, text) IS
 	'internal: next_slot(), or infinity and a WARNING where that fails';
 
-CREATE FUNCTION begin_run(job_name text)
+CREATE FUNCTION begin_run(job_name text, of_owner text DEFAULT NULL)
 	RETURNS TABLE (job_id bigint, command text, timeout_ms bigint, owner text)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -259,7 +260,8 @@ DECLARE
 	started CONSTANT timestamptz := clock_timestamp();
 	run bigint;
 BEGIN
-	SELECT * INTO job FROM prod_analytics.jobs j WHERE j.job_name = begin_run.job_name;
+	SELECT * INTO job FROM prod_analytics.jobs j
+	WHERE j.job_name = begin_run.job_name AND j.owner = coalesce(begin_run.of_owner, j.owner);
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
@@ -279,8 +281,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION begin_run(text) IS
-	'internal: log that a run begins and use up its slot; returns the run, what it does and as whom, nothing when there is no such job; the caller holds the job''s lock';
+COMMENT ON FUNCTION begin_run(text, text) IS
+	'internal: log that a run begins and use up its slot; returns the run, what it does and as whom, nothing when there is no such job of of_owner (NULL: of anybody); the caller holds the job''s lock';
 
 CREATE FUNCTION retry_delay(attempt integer)
 	RETURNS interval
@@ -324,7 +326,7 @@ BEGIN
 	payload := jsonb_build_object('job_id', run.job_id, 'job_name', run.job_name, 'status', run.status, 'rows', run.rows_processed,
 		'duration_seconds', extract(epoch FROM run.finished_at - run.started_at));
 	PERFORM pg_notify('prod_analytics_jobs',
-		(payload || jsonb_strip_nulls(jsonb_build_object('sqlstate', run.details->>'sqlstate', 'error', left(run.details->>'error', 1000))))::text);
+		(payload || jsonb_strip_nulls(jsonb_build_object('sqlstate', left(run.details->>'sqlstate', 5), 'error', left(run.details->>'error', 1000))))::text);
 	RETURN payload - 'job_name' || run.details;
 END
 $$;
@@ -424,13 +426,42 @@ $$;
 COMMENT ON FUNCTION skip_missed(timestamptz) IS
 	'internal: let the slots pass that jobs with catch_up = skip have missed by a moment, at which a scheduler starts';
 
+CREATE FUNCTION follow_clock(at timestamptz)
+	RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	-- The next slot can only be later than the next one from now if the clock was set back, or the time zone is another
+	-- one now: without this the job would not run until the clock is there again.
+	UPDATE prod_analytics.job_state s SET
+		next_run_at = least(s.next_run_at, n.slot),
+		retry_at = least(s.retry_at, follow_clock.at + interval '15 minutes'),
+		started_at = least(s.started_at, follow_clock.at),
+		succeeded_at = least(s.succeeded_at, follow_clock.at)
+	FROM prod_analytics.jobs j, LATERAL (SELECT prod_analytics.later_slot(j.schedule, follow_clock.at, j.timezone) AS slot) n
+	WHERE j.job_name = s.job_name AND (s.next_run_at > n.slot OR greatest(s.started_at, s.succeeded_at) > follow_clock.at
+		OR s.retry_at > follow_clock.at + interval '20 minutes')
+$$;
+
+COMMENT ON FUNCTION follow_clock(timestamptz) IS
+	'internal: call back what lies in the future only because the clock was later than it is at a moment';
+
+CREATE FUNCTION worker_processes()
+	RETURNS TABLE (process text, pid integer, owner text, job_name text, job_id bigint, state text, since timestamptz)
+	AS 'MODULE_PATHNAME', 'pa_worker_processes'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION worker_processes() IS
+	'internal: the worker''s processes, as far as they concern this database; none when the library was not preloaded';
+
 CREATE FUNCTION fail_orphans()
 	RETURNS SETOF text
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
-	-- Whoever runs a job holds its lock from before the record until after its end.  Trying to get the lock would
-	-- get in the way of somebody who wants it.
+	-- Whoever runs a job holds its lock from before the record until after its end, unless the command has released
+	-- all locks of its session; but then its process is there.  Trying to get the lock would get in the way of
+	-- somebody who wants it.
 	WITH orphan AS MATERIALIZED (
 		SELECT e.job_id, e.job_name, e.rows_processed
 		FROM prod_analytics.etl_jobs e
@@ -439,6 +470,7 @@ CREATE FUNCTION fail_orphans()
 			WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 				AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 				AND (l.classid::bigint << 32 | l.objid::bigint) = hashtext('etl_' || e.job_name))
+			AND NOT EXISTS (SELECT FROM prod_analytics.worker_processes() w WHERE w.job_id = e.job_id AND w.pid IS NOT NULL)
 	)
 	SELECT o.job_name FROM orphan o
 	WHERE prod_analytics.end_run(o.job_id, 'FAILED', o.rows_processed, '{"error": "server or worker terminated"}') IS NOT NULL
@@ -529,7 +561,7 @@ CREATE FUNCTION run_job(job_name text)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION run_job(text) IS
-	'run a job now, whether it is due, paused or waits for others, and wait for its end: by the worker, or, where none is running, in this session; returns job_id, status (SUCCESS, FAILED, SKIPPED), rows, duration_seconds and what else the job tells; raises 42704 and 42501 like unschedule_job(), 25001 in a transaction block when the worker is to run it, since it could wait for locks that the block holds';
+	'run a job now, whether it is due, paused or waits for others, and wait for its end: by the worker, or, where none is running, in this session; returns job_id, status (SUCCESS, FAILED, SKIPPED), rows, duration_seconds and what else the job tells; raises 42704 and 42501 like unschedule_job(), 25001 in a transaction block when the worker is to run it, since it could wait for locks that the block holds, 40P01 when the run waits for this session, as CREATE INDEX CONCURRENTLY does; it goes on all the same';
 
 CREATE FUNCTION cancel_job(job_name text)
 	RETURNS boolean
@@ -538,14 +570,6 @@ CREATE FUNCTION cancel_job(job_name text)
 
 COMMENT ON FUNCTION cancel_job(text) IS
 	'cancel the run of a job that the worker is doing, which ends as FAILED with SQLSTATE 57014; returns whether there was one; raises 42704 and 42501 like unschedule_job()';
-
-CREATE FUNCTION worker_processes()
-	RETURNS TABLE (process text, pid integer, owner text, job_name text, job_id bigint, state text, since timestamptz)
-	AS 'MODULE_PATHNAME', 'pa_worker_processes'
-	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-
-COMMENT ON FUNCTION worker_processes() IS
-	'internal: the worker''s processes, as far as they concern this database; none when the library was not preloaded';
 
 CREATE FUNCTION purge_runs(so_far bigint)
 	RETURNS bigint

@@ -198,6 +198,27 @@ UPDATE prod_analytics.job_state SET retry_at = now() WHERE job_name = 'fails';
 SELECT prod_analytics.run_job('fails')->>'status' AS status;
 SELECT attempt, failures, retry_at FROM prod_analytics.job_state WHERE job_name = 'fails';
 SELECT max(prod_analytics.retry_delay(n)) < '20 minutes' AS bounded, min(prod_analytics.retry_delay(n)) > '3 seconds' AS positive FROM generate_series(1, 100) n;
+-- A retry does not wait again for what the run depended on; the next slot does.
+SELECT prod_analytics.schedule_job('third', '1 hour', 'SELECT 1 / 0', max_retries => 1, depends_on => '{first}');
+SELECT prod_analytics.run_job('third')->>'status' AS status;
+UPDATE prod_analytics.job_state SET next_run_at = now() + interval '1 hour', retry_at = now() WHERE job_name = 'third';
+SELECT job_name FROM prod_analytics.due_jobs(now()) WHERE job_name = 'third';
+SELECT job_name FROM prod_analytics.due_jobs(now() + interval '1 hour') WHERE job_name = 'third';
+SELECT prod_analytics.unschedule_job('third');
+
+-- The worker wakes for what was not due at the moment that it looked at, even if it is by now.
+UPDATE prod_analytics.jobs SET paused = job_name <> 'first';
+UPDATE prod_analytics.job_state SET next_run_at = '2026-03-01 10:00', retry_at = NULL WHERE job_name = 'first';
+SELECT prod_analytics.next_wake('2026-03-01 09:59:59');
+SELECT prod_analytics.next_wake('2026-03-01 10:00:00');
+-- When the clock is set back, nothing waits until it is there again, nor for what has yet to be.
+UPDATE prod_analytics.job_state SET next_run_at = '2026-03-01 10:00', retry_at = '2026-03-01 09:50', started_at = '2026-03-01 09:30',
+	succeeded_at = '2026-03-01 09:31' WHERE job_name IN ('first', 'second');
+SELECT prod_analytics.follow_clock('2026-03-01 09:40');
+SELECT job_name, next_run_at, retry_at, started_at, succeeded_at FROM prod_analytics.job_state WHERE job_name IN ('first', 'second') ORDER BY 1;
+SELECT prod_analytics.follow_clock('2026-03-01 07:15');
+SELECT job_name, next_run_at, retry_at, started_at, succeeded_at FROM prod_analytics.job_state WHERE job_name IN ('first', 'second') ORDER BY 1;
+UPDATE prod_analytics.jobs SET paused = false WHERE job_name = 'fails';
 
 -- A schedule whose time zone has ceased to exist stops that job, and nothing else.
 ALTER TABLE prod_analytics.jobs DISABLE TRIGGER follow_job;

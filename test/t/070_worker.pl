@@ -126,8 +126,8 @@ is(run('escape', 'RESET SESSION AUTHORIZATION; RESET ROLE; CREATE ROLE mallory S
 isnt(psql(q{SELECT count(*) FROM pg_roles WHERE rolname = 'mallory'}), 1, 'no role was made');
 
 # What one command leaves in the session the next one does not find, though it may be in the same process.
-run('leaves', q{SET work_mem = '77MB'; CREATE TEMP TABLE left_over (); PREPARE left_over AS SELECT 1; SELECT pg_advisory_lock(4711); LISTEN left_over;
-	SET search_path = pg_temp; SET ROLE analytics_operator});
+is(run('leaves', q{SET work_mem = '77MB'; CREATE TEMP TABLE left_over (); PREPARE left_over AS SELECT 1; SELECT pg_advisory_lock(4711);
+	SET search_path = pg_temp; SET ROLE analytics_operator}), '{"rows": 0, "status": "SUCCESS"}', 'a command leaves something');
 run('finds', q{INSERT INTO public.seen SELECT 'found', current_user, concat_ws(' ', current_setting('work_mem'), to_regclass('left_over'),
 	(SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_locks WHERE objid = 4711), current_setting('search_path'))});
 is(psql(q{SELECT who || ' ' || value FROM seen WHERE what = 'found'}), 'analyst 4MB 0 0 "$user", public', 'a session is clean again');

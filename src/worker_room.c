@@ -1,6 +1,8 @@
 /*
- * worker_assign.c
- *		Giving jobs to runners, and taking them back from those whose process has ended.
+ * worker_room.c
+ *		Which runner gets a job, and whether there is room for another one.
+ *
+ * Runners are those of all databases; the entries are written here by schedulers, and by the runners themselves.
  */
 #include "prod_analytics.h"
 
@@ -83,11 +85,11 @@ pa_take_gone(char *job_name, int64 *job_id, int *request)
  * assign gives a job to a runner.  The caller holds the lock.
  */
 static void
-assign(PaRunner *runner, PaRunnerState state, const char *job_name, int request)
+assign(PaRunner *runner, PaRunnerState state, PaAssignment *job)
 {
-	strlcpy(runner->job_name, job_name, PA_JOB_NAME_SIZE);
+	strlcpy(runner->job_name, job->job_name, PA_JOB_NAME_SIZE);
 	runner->job_id = 0;
-	runner->request = request;
+	runner->request = job->request;
 	pa_set_runner(runner, state);
 }
 
@@ -139,26 +141,29 @@ look_for_room(Oid role)
  * holds the lock.
  */
 static int
-reserve(const char *job_name, Oid role, int request)
+reserve(PaAssignment *job)
 {
-	Room		room = look_for_room(role);
+	Room		room = look_for_room(job->role);
 	PaRunner   *runner;
 
 	if (room.busy >= pa_max_running_jobs)
 		return -1;
 	if (room.own_idle >= 0)
 	{
-		assign(&pa_worker->runners[room.own_idle], PA_RUNNER_ASSIGNED, job_name, request);
+		assign(&pa_worker->runners[room.own_idle], PA_RUNNER_ASSIGNED, job);
 		pa_wake(&pa_worker->runners[room.own_idle].process);
 		return room.own_idle;
 	}
 	if (room.processes < pa_max_running_jobs && room.free >= 0)
 	{
 		runner = &pa_worker->runners[room.free];
+		/* Nobody else will see to what a database that is no more has left. */
+		if (runner->state != PA_RUNNER_FREE)
+			pa_end_request(runner->request, 0);
 		memset(runner, 0, sizeof(*runner));
 		runner->database = MyDatabaseId;
-		runner->role = role;
-		assign(runner, PA_RUNNER_STARTING, job_name, request);
+		runner->role = job->role;
+		assign(runner, PA_RUNNER_STARTING, job);
 		return room.free;
 	}
 	if (room.other_idle >= 0)
@@ -189,6 +194,26 @@ tell_no_room(void)
 }
 
 /*
+ * give_up takes a reserved entry back, for which the server has no process, and asks a runner that has nothing to do to
+ * leave: it could hold for long what is the only process, and be of no use to the role that is waiting.
+ */
+static void
+give_up(int number)
+{
+	Room		room;
+
+	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
+	pa_set_runner(&pa_worker->runners[number], PA_RUNNER_FREE);
+	room = look_for_room(InvalidOid);
+	if (room.other_idle >= 0)
+	{
+		pa_set_runner(&pa_worker->runners[room.other_idle], PA_RUNNER_LEAVING);
+		pa_wake(&pa_worker->runners[room.other_idle].process);
+	}
+	LWLockRelease(pa_worker->lock);
+}
+
+/*
  * start starts a process for a runner whose entry is reserved; false when the server has no room.
  */
 static bool
@@ -202,9 +227,7 @@ start(int number)
 	has_room = pa_start_process("pa_runner_main", "runner", Int32GetDatum(number), &handles[number]);
 	if (!has_room)
 	{
-		LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-		pa_set_runner(&pa_worker->runners[number], PA_RUNNER_FREE);
-		LWLockRelease(pa_worker->lock);
+		give_up(number);
 		tell_no_room();
 	}
 
@@ -212,29 +235,27 @@ start(int number)
 }
 
 /*
- * pa_give_job gives a job to a runner that has nothing to do, or to a new one; false when there is no room for that:
- * because of the setting, or, which *is_full tells, in the server.
+ * pa_give_job gives a job to a runner that has nothing to do, or to a new one.
  */
-bool
-pa_give_job(const char *job_name, Oid role, int request, bool *is_full)
+PaRoom
+pa_give_job(PaAssignment *job)
 {
 	int			number;
 	bool		is_new;
 	MemoryContext caller_context;
-	bool		result;
+	bool		has_process;
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
-	number = reserve(job_name, role, request);
+	number = reserve(job);
 	is_new = number >= 0 && pa_worker->runners[number].state == PA_RUNNER_STARTING;
 	LWLockRelease(pa_worker->lock);
-	*is_full = false;
 	if (!is_new)
-		return number >= 0;
+		return number >= 0 ? PA_ROOM_FOUND : PA_ROOM_LATER;
 
+	/* The handle is needed for as long as the process is there. */
 	caller_context = MemoryContextSwitchTo(TopMemoryContext);
-	result = start(number);
+	has_process = start(number);
 	MemoryContextSwitchTo(caller_context);
-	*is_full = !result;
 
-	return result;
+	return has_process ? PA_ROOM_FOUND : PA_ROOM_NO_PROCESS;
 }
