@@ -15,6 +15,9 @@
 /* After how long a process that somebody else has started, and that never came, is given up. */
 #define LOST_MS 60000
 
+/* How often it is told at most that there is no room for a process. */
+#define TELL_AGAIN_MS 3600000
+
 /* The processes that this one has started. */
 static BackgroundWorkerHandle *handles[PA_MOST_RUNNERS];
 
@@ -173,18 +176,21 @@ reserve(PaAssignment *job)
 }
 
 /*
- * tell_no_room tells, once, that the server has no room for another process.
+ * tell_no_room tells that the server has no room for another process.  Where that is so all the time it is told now and
+ * then, although a process is to be had in between.
  */
 static void
-tell_no_room(bool has_room)
+tell_no_room(void)
 {
-	static bool is_told = false;
+	static TimestampTz told = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (!has_room && !is_told)
-		ereport(LOG,
-				(errmsg("jobs have to wait for a process"),
-				 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
-	is_told = !has_room;
+	if (told != 0 && !TimestampDifferenceExceeds(told, now, TELL_AGAIN_MS))
+		return;
+	told = now;
+	ereport(LOG,
+			(errmsg("jobs have to wait for a process"),
+			 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
 }
 
 /*
@@ -220,8 +226,10 @@ start(int number)
 	handles[number] = NULL;
 	has_room = pa_start_process("pa_runner_main", "runner", Int32GetDatum(number), &handles[number]);
 	if (!has_room)
+	{
 		give_up(number);
-	tell_no_room(has_room);
+		tell_no_room();
+	}
 
 	return has_room;
 }

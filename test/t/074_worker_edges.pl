@@ -238,6 +238,8 @@ $node->restart;
 comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'there is a scheduler again');
 is(run('of one', 'SELECT 1', 'analyst'), 'SUCCESS', 'the only process works for one role');
 is(run('of another', 'SELECT 1', 'postgres'), 'SUCCESS', 'and makes room for another');
+is(psql(q{SELECT prod_analytics.run_job('of one')->>'status'}), 'SUCCESS', 'and for the first one again');
+is(scalar(() = slurp_file($node->logfile) =~ /jobs have to wait for a process/g), 1, 'which is told once');
 
 unlike(slurp_file($node->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself');
 $node->stop;
