@@ -186,6 +186,8 @@ leave_end_to_worker(PaParameters *parameters)
 				 parameters, SPI_OK_SELECT) != 1)
 		elog(ERROR, "run " INT64_FORMAT " is not in etl_jobs", pa_run.job_id);
 	result = pa_result(0, 1, &isnull);
+	if (pa_run.result)
+		pfree(pa_run.result);
 	pa_run.result = MemoryContextStrdup(TopMemoryContext, JsonbToCString(NULL, &DatumGetJsonbP(result)->root, 0));
 
 	return jsonb_result();

@@ -57,6 +57,7 @@ pa_prepare_process(void)
 void
 pa_start_transaction(void)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactReadOnly = false;
 	XactDeferrable = false;
@@ -335,6 +336,7 @@ pa_launcher_main(Datum argument)
 	{
 		bool		complete;
 
+		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		(void) GetTransactionSnapshot();
 		MemoryContextSwitchTo(context);

@@ -159,6 +159,8 @@ execute_in_transaction(RawStmt *statement, const char *command, bool is_alone, b
 /*
  * pa_execute_command executes a command.  The outcome is in the caller's memory context, which must outlive
  * transactions.  After an error, whoever catches it ends the transaction.
+ *
+ * What now() returns is when the command arrived, as with a client's.
  */
 void
 pa_execute_command(const char *command, PaOutcome *outcome)
@@ -169,6 +171,7 @@ pa_execute_command(const char *command, PaOutcome *outcome)
 
 	memset(outcome, 0, sizeof(*outcome));
 	debug_query_string = command;
+	SetCurrentStatementStartTimestamp();
 	statements = pg_parse_query(command);
 	foreach(cell, statements)
 		execute_in_transaction(lfirst_node(RawStmt, cell), command, list_length(statements) == 1,

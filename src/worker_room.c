@@ -15,8 +15,8 @@
 /* After how long a process that somebody else has started, and that never came, is given up. */
 #define LOST_MS 60000
 
-/* How often it is told that there is no room. */
-#define TELL_MS 60000
+/* How often it is told at most that there is no room for a process. */
+#define TELL_AGAIN_MS 3600000
 
 /* The processes that this one has started. */
 static BackgroundWorkerHandle *handles[PA_MOST_RUNNERS];
@@ -176,21 +176,21 @@ reserve(PaAssignment *job)
 }
 
 /*
- * tell_no_room tells, from time to time, that the server has no room for another process.
+ * tell_no_room tells that the server has no room for another process.  Where that is so all the time it is told now and
+ * then, although a process is to be had in between.
  */
 static void
 tell_no_room(void)
 {
-	static TimestampTz told_at = 0;
+	static TimestampTz told = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(told_at, now, TELL_MS))
+	if (told != 0 && !TimestampDifferenceExceeds(told, now, TELL_AGAIN_MS))
 		return;
-
+	told = now;
 	ereport(LOG,
 			(errmsg("jobs have to wait for a process"),
 			 errhint("Raise max_worker_processes, or lower prod_analytics.max_running_jobs.")));
-	told_at = now;
 }
 
 /*

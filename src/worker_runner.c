@@ -200,7 +200,7 @@ do_run(char *job_name)
 	LOCKTAG		tag;
 	bool		is_locked;
 
-	StartTransactionCommand();
+	pa_start_transaction();
 	tag = lock_tag(job_name);
 	is_locked = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	CommitTransactionCommand();

@@ -111,6 +111,9 @@ is(run('no timeout', 'SET statement_timeout = 0; SELECT pg_sleep(1)'), 'SUCCESS'
 psql('ALTER ROLE analyst RESET statement_timeout');
 end_runners();
 
+is(run('ages', 'SELECT pg_sleep(1.5)'), 'SUCCESS', 'a process grows older');
+is(run('now', q{SELECT jsonb_build_object('error', clock_timestamp() - now() > interval '1 second')}), 'SUCCESS false', 'and still knows what time it is');
+
 is(run('copy out', q{COPY (SELECT 'LOG:  forged') TO STDOUT}), 'FAILED 0A000 a job has no client to COPY to or from', 'there is nobody to copy to');
 is(run('copy in', 'COPY seen FROM STDIN'), 'FAILED 0A000 a job has no client to COPY to or from', 'nor from');
 is(run('says much', q{SELECT jsonb_build_object('status', 'FAILED', 'sqlstate', repeat('x', 9000), 'error', 'much')}),
@@ -227,7 +230,7 @@ comes_true(q{SELECT count(*) > 200 FROM prod_analytics.etl_jobs WHERE job_name L
 is(psql(q{SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' AND status NOT IN ('SUCCESS', 'RUNNING')}), 0, 'no run fails');
 is(psql(q{SELECT count(*) FROM (SELECT FROM prod_analytics.etl_jobs WHERE job_name LIKE 'isolated %' GROUP BY job_name, date_trunc('second', started_at) HAVING count(*) > 1) d}),
 	0, 'and no slot has two');
-psql(q{SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'isolated %'});
+psql(q{SET default_transaction_isolation = 'read committed'; SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'isolated %'});
 
 # Room for one runner, beside the launchers of ours and of logical replication, and the scheduler.
 $node->append_conf('postgresql.conf', "max_worker_processes = 4\ndefault_transaction_isolation = 'read committed'");
@@ -235,6 +238,8 @@ $node->restart;
 comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'there is a scheduler again');
 is(run('of one', 'SELECT 1', 'analyst'), 'SUCCESS', 'the only process works for one role');
 is(run('of another', 'SELECT 1', 'postgres'), 'SUCCESS', 'and makes room for another');
+is(psql(q{SELECT prod_analytics.run_job('of one')->>'status'}), 'SUCCESS', 'and for the first one again');
+is(scalar(() = slurp_file($node->logfile) =~ /jobs have to wait for a process/g), 1, 'which is told once');
 
 unlike(slurp_file($node->logfile), qr/PANIC:|TRAP:|was terminated by signal/, 'no process died by itself');
 $node->stop;
