@@ -205,11 +205,11 @@ CREATE FUNCTION due_jobs(at timestamptz DEFAULT now())
 			SELECT FROM unnest(j.depends_on) d (name)
 			WHERE NOT EXISTS (SELECT FROM prod_analytics.job_state o WHERE o.job_name = d.name
 				AND o.succeeded_at > coalesce(s.started_at, '-infinity'))))
-	ORDER BY 2, 1
+	ORDER BY 2, s.started_at NULLS FIRST, 1
 $$;
 
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
-	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
+	'the jobs that are due at a moment, whoever is running, those that have waited longest first, of several the one that began longest ago: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
 
 CREATE FUNCTION next_wake(at timestamptz)
 	RETURNS timestamptz
