@@ -15,6 +15,9 @@
 /* After how long a process that somebody else has started, and that never came, is given up. */
 #define LOST_MS 60000
 
+/* For how long there is no process until somebody is asked to make room. */
+#define PATIENCE_MS 500
+
 /* How often it is told at most that there is no room for a process. */
 #define TELL_AGAIN_MS 3600000
 
@@ -194,18 +197,18 @@ tell_no_room(void)
 }
 
 /*
- * give_up takes a reserved entry back, for which the server has no process, and asks a runner that has nothing to do to
- * leave: it could hold for long what is the only process, and be of no use to the role that is waiting.
+ * give_up takes a reserved entry back, for which the server has no process.  If that lasts, a runner that has nothing to
+ * do is asked to leave: it could hold for long what is the only process, and be of no use to the role that is waiting.
  */
 static void
-give_up(int number)
+give_up(int number, bool lasts)
 {
 	Room		room;
 
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	pa_set_runner(&pa_worker->runners[number], PA_RUNNER_FREE);
 	room = look_for_room(InvalidOid);
-	if (room.other_idle >= 0)
+	if (lasts && room.other_idle >= 0)
 	{
 		pa_set_runner(&pa_worker->runners[room.other_idle], PA_RUNNER_LEAVING);
 		pa_wake(&pa_worker->runners[room.other_idle].process);
@@ -214,24 +217,31 @@ give_up(int number)
 }
 
 /*
- * start starts a process for a runner whose entry is reserved; false when the server has no room.
+ * start starts a process for a runner whose entry is reserved; false when the server has no room.  A process that has
+ * just ended counts until the server has noticed.
  */
 static bool
 start(int number)
 {
-	bool		has_room;
+	static TimestampTz scarce_since = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
 	if (handles[number])
 		pfree(handles[number]);
 	handles[number] = NULL;
-	has_room = pa_start_process("pa_runner_main", "runner", Int32GetDatum(number), &handles[number]);
-	if (!has_room)
+	if (pa_start_process("pa_runner_main", "runner", Int32GetDatum(number), &handles[number]))
 	{
-		give_up(number);
-		tell_no_room();
+		scarce_since = 0;
+		return true;
 	}
 
-	return has_room;
+	if (scarce_since == 0)
+		scarce_since = now;
+	give_up(number, TimestampDifferenceExceeds(scarce_since, now, PATIENCE_MS));
+	if (TimestampDifferenceExceeds(scarce_since, now, PATIENCE_MS))
+		tell_no_room();
+
+	return false;
 }
 
 /*

@@ -215,7 +215,7 @@ CREATE FUNCTION due_jobs(at timestamptz DEFAULT now())
 $$;
 
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
-	'the jobs that are due at a moment, whoever is running, those that have waited longest first: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
+	'the jobs that are due at a moment, whoever is running, those that have waited longest first, of several the one that began longest ago: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
 
 CREATE FUNCTION next_wake(at timestamptz)
 	RETURNS timestamptz
