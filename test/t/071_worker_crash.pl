@@ -35,11 +35,12 @@ sub comes_true
 	return;
 }
 
-# A query that a server which is just restarting may not answer.
+# A query that a server which is just restarting may not answer.  A psql that has ended before it could be given the query
+# raises an error.
 sub try_psql
 {
 	my ($query) = @_;
-	my ($code, $out) = $node->psql('postgres', $query, timeout => 60);
+	my ($code, $out) = eval { $node->psql('postgres', $query, timeout => 60) };
 
 	return defined $code && $code == 0 ? $out : '';
 }
