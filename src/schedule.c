@@ -243,6 +243,11 @@ pa_parse_schedule(const char *text, PaSchedule *schedule)
 	memset(schedule, 0, sizeof(*schedule));
 	if (count == (int) lengthof(fields))
 		parse_cron(text, values, schedule);
+	else if (strchr(text, '*') != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a schedule", text),
+				 errdetail("A cron expression has five fields: minute, hour, day of the month, month, and day of the week.")));
 	else
 		parse_interval(text, schedule);
 }
