@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use List::Util qw(sum0);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -105,7 +106,9 @@ my @targets = ((map { [ $_, 'TERM' ] } qw(runner runner runner idle scheduler sc
 	(map { [ $_, 'KILL' ] } qw(runner scheduler launcher)), [ 'server', 'KILL' ], [ 'server', 'immediate' ]);
 my %killed;
 
-for my $round (1 .. $kills)
+# Somebody who is to be killed may just not be there.
+my $deadline = time + 300;
+while (sum0(values %killed) < $kills && time < $deadline)
 {
 	my ($target, $signal) = @{ $targets[ int(rand(@targets)) ] };
 
@@ -119,13 +122,18 @@ for my $round (1 .. $kills)
 	{
 		my $pid = try_psql($what{$target});
 
-		next if $pid !~ /^\d+$/;
+		if ($pid !~ /^\d+$/)
+		{
+			sleep(0.1);
+			next;
+		}
 		kill $signal, $pid;
 	}
 	$killed{"$target $signal"}++;
 	sleep(rand(1.2));
 }
 note(join ', ', map { "$_: $killed{$_}" } sort keys %killed);
+is(sum0(values %killed), $kills, 'so many were killed');
 
 $node->poll_query_until('postgres', 'SELECT true');
 psql('TRUNCATE work');
