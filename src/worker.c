@@ -35,6 +35,9 @@ extern PGDLLEXPORT void pa_launcher_main(Datum argument);
 #define RETRY_MS 3000
 #define LONGEST_RETRY_MS 60000
 
+/* How often the launcher looks whether all schedulers are there, although nobody has told it otherwise. */
+#define LOOK_MS 60000
+
 /* What was told of the databases that are missing, so that it is told once. */
 static List *missing = NIL;
 
@@ -345,7 +348,7 @@ pa_launcher_main(Datum argument)
 		MemoryContextReset(context);
 		pgstat_report_activity(STATE_IDLE, NULL);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (complete ? 0 : WL_TIMEOUT), RETRY_MS + 100,
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, complete ? LOOK_MS : RETRY_MS + 100,
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		QueryCancelPending = false;

@@ -680,7 +680,8 @@ try_round(MemoryContext context)
 }
 
 /*
- * leave lets the runners go, which nobody would give a job to.
+ * leave lets the runners go, which nobody would give a job to, and tells the launcher.  The postmaster does that only
+ * where it is the same launcher that has started us.
  */
 static void
 leave(int code, Datum argument)
@@ -690,6 +691,7 @@ leave(int code, Datum argument)
 	for (int i = 0; i < PA_MOST_RUNNERS; i++)
 		if (pa_worker->runners[i].database == me->database)
 			pa_wake(&pa_worker->runners[i].process);
+	pa_wake(&pa_worker->launcher);
 	LWLockRelease(pa_worker->lock);
 }
 

@@ -290,6 +290,15 @@ comes_true(q{SELECT count(*) > 5 FROM seen WHERE what = 'pair'}, 'the jobs take 
 is(psql(q{SELECT max(value::int) FROM seen WHERE what = 'pair'}), 1, 'one at a time');
 psql(q{SELECT prod_analytics.unschedule_job(job_name) FROM prod_analytics.jobs WHERE job_name LIKE 'pair%'});
 
+# Who dies is replaced, also by a launcher that has not started him.
+foreach my $process (qw(launcher scheduler))
+{
+	my $pid = psql("SELECT pid FROM prod_analytics.worker_status WHERE process = '$process'");
+
+	kill 'TERM', $pid;
+	comes_true("SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = '$process' AND pid <> $pid", "the $process is replaced");
+}
+
 # A server that is stopped does not wait for jobs.
 psql(q{SELECT prod_analytics.unschedule_job('ticks')});
 $waiting = $node->background_psql('postgres', on_error_stop => 0);
