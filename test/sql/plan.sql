@@ -62,7 +62,7 @@ CREATE EXTENSION pg_stat_statements;
 DO $$ BEGIN
 	PERFORM prod_analytics.slow_queries();
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
-	RAISE WARNING '%', SQLERRM;
+	RAISE WARNING 'its library was not preloaded';
 END $$;
 DROP EXTENSION pg_stat_statements;
 
