@@ -680,6 +680,25 @@ try_round(MemoryContext context)
 }
 
 /*
+ * wait_for waits until somebody wakes us, or for some milliseconds.
+ *
+ * Linux lets a wait last a thousandth longer, to save wakeups: a minute would end 60 ms late.  So the end of it is waited
+ * for by itself.
+ */
+static void
+wait_for(int64 sleep_ms)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), sleep_ms);
+	int			events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms - sleep_ms / 200,
+								   PG_WAIT_EXTENSION);
+
+	/* The clock may have been set back meanwhile. */
+	sleep_ms = Min(sleep_ms / 200, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
+	if (!(events & WL_LATCH_SET) && sleep_ms > 0)
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms, PG_WAIT_EXTENSION);
+}
+
+/*
  * leave lets the runners go, which nobody would give a job to, and tells the launcher.  The postmaster does that only
  * where it is the same launcher that has started us.
  */
@@ -736,7 +755,7 @@ pa_scheduler_main(Datum argument)
 		int64		sleep_ms = try_round(context);
 
 		MemoryContextReset(context);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms, PG_WAIT_EXTENSION);
+		wait_for(sleep_ms);
 		ResetLatch(MyLatch);
 		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
