@@ -637,7 +637,9 @@ forget_all(void)
 	captured = NULL;
 	followed = NIL;
 	watched = NIL;
-	captured_context = AllocSetContextCreate(CacheMemoryContext, "captured tables", ALLOCSET_DEFAULT_SIZES);
+	/* Blocks of at most 64 kB: those that double could be half empty, in every session that writes. */
+	captured_context = AllocSetContextCreate(CacheMemoryContext, "captured tables", ALLOCSET_SMALL_MINSIZE,
+											 ALLOCSET_SMALL_INITSIZE, 64 * 1024);
 
 	control.keysize = sizeof(Oid);
 	control.entrysize = sizeof(CapturedTable);

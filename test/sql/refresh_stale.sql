@@ -285,7 +285,7 @@ CREATE MATERIALIZED VIEW wide_by_at AS SELECT at, count(*), sum(v), max(v) FILTE
 CREATE MATERIALIZED VIEW wide_by_both AS SELECT k % 10 AS k, at, count(*), sum(v) FROM wide WHERE v > 0 GROUP BY 1, 2;
 SELECT follow('wide_by_k', 'k'), follow('wide_by_at', 'at'), follow('wide_by_both', 'k, at');
 INSERT INTO wide SELECT n, n % 100 + 1, n FROM generate_series(1, 1000) n;
-SELECT sum(used_bytes) < 2 * 1024 * 1024 AS is_little FROM pg_backend_memory_contexts WHERE name = 'captured tables';
+SELECT sum(total_bytes) < 2 * 1024 * 1024 AS is_little FROM pg_backend_memory_contexts WHERE name = 'captured tables';
 SELECT * FROM refreshed('wide_by_k');
 SELECT * FROM refreshed('wide_by_both');
 DROP TABLE wide CASCADE;
