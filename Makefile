@@ -126,7 +126,12 @@ SQL_PARTS = \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
 
-DATA_built = sql/prod_analytics--$(EXTVERSION).sql
+# The scripts of the versions that were released stay as they were.  That of each also tells, in sql/updates, which
+# functions are no more, or have another signature or result: the rest of an update is made of the parts.
+VERSIONS = $(patsubst sql/versions/prod_analytics--%.sql,%,$(wildcard sql/versions/*.sql))
+UPDATES = $(foreach version,$(VERSIONS),sql/prod_analytics--$(version)--$(EXTVERSION).sql)
+
+DATA_built = sql/prod_analytics--$(EXTVERSION).sql $(UPDATES)
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
 REGRESS = settings schedule worker quality plan tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
@@ -161,14 +166,22 @@ check-version:
 
 else
 
-# What the demo calls DATA is none of the files to install.
-DATA =
+# Not what the demo calls DATA.
+DATA = $(wildcard sql/versions/*.sql)
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-sql/prod_analytics--$(EXTVERSION).sql: $(SQL_PARTS) prod_analytics.control Makefile
-	(printf '%s\n\n' '\echo Use "CREATE EXTENSION prod_analytics CASCADE" to load this file. \quit'; cat $(SQL_PARTS)) > $@
+sql/prod_analytics--$(EXTVERSION).sql: $(SQL_PARTS) sql/parts/end_install.sql prod_analytics.control Makefile
+	(printf '%s\n\n' '\echo Use "CREATE EXTENSION prod_analytics CASCADE" to load this file. \quit'; cat $(SQL_PARTS) sql/parts/end_install.sql) > $@
+
+# The first part makes sure that the schema is ours; before it nothing else may run.
+sql/prod_analytics--%--$(EXTVERSION).sql: sql/updates/%.sql $(SQL_PARTS) sql/parts/end_update.sql prod_analytics.control Makefile
+	(printf '%s\n\n' '\echo Use "ALTER EXTENSION prod_analytics UPDATE" to load this file. \quit'; \
+		sed 's/^CREATE \(AGGREGATE\|FUNCTION\|PROCEDURE\) /CREATE OR REPLACE \1 /' $(firstword $(SQL_PARTS)); \
+		cat sql/updates/$*.sql; \
+		cat $(wordlist 2,99,$(SQL_PARTS)) | sed 's/^CREATE \(AGGREGATE\|FUNCTION\|PROCEDURE\) /CREATE OR REPLACE \1 /'; \
+		cat sql/parts/end_update.sql) > $@
 
 $(OBJS): $(wildcard src/*.h)
 

@@ -7,6 +7,7 @@
  */
 #include "prod_analytics.h"
 
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "guard.h"
@@ -14,18 +15,19 @@
 #include "utils/guc.h"
 
 PG_FUNCTION_INFO_V1(pa_create_tables);
+PG_FUNCTION_INFO_V1(pa_update_tables);
 
 /*
  * run_migration calls the SQL that makes and migrates the tables, and returns how many it made.
  */
 static int32
-run_migration(void)
+run_migration(const char *sql, PaParameters *parameters)
 {
 	bool		isnull;
 	Datum		made;
 
 	SPI_connect();
-	pa_query("SELECT prod_analytics.migrate_tables()", NULL, SPI_OK_SELECT);
+	pa_query(sql, parameters, SPI_OK_SELECT);
 	made = pa_result(0, 1, &isnull);
 	SPI_finish();
 
@@ -33,21 +35,19 @@ run_migration(void)
 }
 
 /*
- * create_tables() makes the tables that are missing.
+ * make_tables runs the SQL that makes and migrates the tables, and returns how many it made.
  *
- * While CREATE EXTENSION runs, everything made becomes a member of the extension unless the
- * server forgets for a moment that it is creating one.
+ * While the extension is created or updated, everything made becomes a member of it, and every privilege granted one
+ * that it has from the start and that dumps leave out, unless the server forgets for a moment what it is doing.
  *
  * The search_path is the one under which the table definitions are written.
  */
-Datum
-pa_create_tables(PG_FUNCTION_ARGS)
+static int32
+make_tables(const char *sql, PaParameters *parameters)
 {
 	bool		was_creating = creating_extension;
 	int			guc_level;
 	int32		made = 0;
-
-	pa_forbid_read_only("create_tables()");
 
 	guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", PA_SCHEMA ", pg_temp",
@@ -56,7 +56,7 @@ pa_create_tables(PG_FUNCTION_ARGS)
 	creating_extension = false;
 	PG_TRY();
 	{
-		made = run_migration();
+		made = run_migration(sql, parameters);
 	}
 	PG_FINALLY();
 	{
@@ -66,5 +66,31 @@ pa_create_tables(PG_FUNCTION_ARGS)
 
 	AtEOXact_GUC(true, guc_level);
 
-	PG_RETURN_INT32(made);
+	return made;
+}
+
+/*
+ * create_tables() makes the tables that are missing.  The SQL may be that of an older version, which knows no
+ * parameter.
+ */
+Datum
+pa_create_tables(PG_FUNCTION_ARGS)
+{
+	pa_forbid_read_only("create_tables()");
+
+	PG_RETURN_INT32(make_tables("SELECT prod_analytics.migrate_tables()", NULL));
+}
+
+/*
+ * update_tables() does it for the script that updates the extension, which knows which functions are new.
+ */
+Datum
+pa_update_tables(PG_FUNCTION_ARGS)
+{
+	PaParameters parameters = {0};
+
+	pa_forbid_read_only("update_tables()");
+	pa_add_parameter(&parameters, OIDARRAYOID, PG_GETARG_DATUM(0));
+
+	PG_RETURN_INT32(make_tables("SELECT prod_analytics.migrate_tables($1)", &parameters));
 }

@@ -1,4 +1,4 @@
--- The last part: what the script does once all functions are there.
+-- What the scripts do at their end, once all functions are there.
 
 CREATE FUNCTION install_tables()
 	RETURNS void
@@ -27,5 +27,44 @@ $$;
 COMMENT ON FUNCTION install_tables() IS
 	'internal: what CREATE EXTENSION does about the tables';
 
-SELECT prod_analytics.close_functions();
-SELECT prod_analytics.install_tables();
+CREATE FUNCTION finish_update()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+-- The tables may belong to another superuser than the one who updates.
+DECLARE
+	new_functions CONSTANT oid[] := prod_analytics.close_functions();
+	caller CONSTANT text := current_setting('role');
+	owner name;
+	is_superuser boolean;
+BEGIN
+	SELECT r.rolname, r.rolsuper INTO owner, is_superuser
+	FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+	WHERE c.oid = to_regclass('prod_analytics.schema_version');
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	IF current_setting('prod_analytics.create_tables') = 'off' THEN
+		RAISE WARNING USING
+			MESSAGE = 'prod_analytics did not bring its tables up to date',
+			DETAIL = 'The setting prod_analytics.create_tables is off.',
+			HINT = format('Do it as role "%s" with: SELECT prod_analytics.create_tables();', owner);
+		RETURN;
+	END IF;
+	IF NOT is_superuser THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('the tables belong to role "%s", which is no superuser', owner),
+			DETAIL = 'Nothing was updated.',
+			HINT = 'Set prod_analytics.create_tables to off, update, and call prod_analytics.create_tables() as that role.';
+	END IF;
+
+	PERFORM set_config('role', owner, true);
+	PERFORM prod_analytics.update_tables(new_functions);
+	PERFORM set_config('role', caller, true);
+END
+$$;
+
+COMMENT ON FUNCTION finish_update() IS
+	'internal: what ALTER EXTENSION UPDATE does about privileges and tables';

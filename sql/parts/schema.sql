@@ -69,3 +69,25 @@ SELECT prod_analytics.check_schema();
 
 COMMENT ON SCHEMA prod_analytics IS
 	'product analytics: events, metrics, and the jobs that keep them';
+
+CREATE FUNCTION drop_function(signature text)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	dependents text;
+BEGIN
+	EXECUTE format('DROP ROUTINE prod_analytics.%s', drop_function.signature);
+EXCEPTION WHEN dependent_objects_still_exist THEN
+	GET STACKED DIAGNOSTICS dependents = PG_EXCEPTION_DETAIL;
+	RAISE EXCEPTION USING
+		ERRCODE = 'dependent_objects_still_exist',
+		MESSAGE = format('prod_analytics cannot be updated while other objects use prod_analytics.%s', drop_function.signature),
+		DETAIL = dependents,
+		HINT = 'The new version has none, or one with another result. Drop what uses it, update, and make it again.';
+END
+$$;
+
+COMMENT ON FUNCTION drop_function(text) IS
+	'internal: remove a function that a new version of the extension does not have, or has with another signature or result; raises 2BP01 when something of a user depends on it';

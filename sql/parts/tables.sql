@@ -13,6 +13,14 @@ CREATE FUNCTION create_tables()
 COMMENT ON FUNCTION create_tables() IS
 	'make the tables, views and default rows that are missing, and bring those of an older version up to date; returns how many tables and views were made; raises 42501 when the schema or a table is not safe to adopt and 42P07 when a table has other columns than expected';
 
+CREATE FUNCTION update_tables(new_functions oid[])
+	RETURNS integer
+	AS 'MODULE_PATHNAME', 'pa_update_tables'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION update_tables(oid[]) IS
+	'internal: what create_tables() does, for the script that updates the extension: privileges are given on new_functions only';
+
 CREATE FUNCTION is_missing(relation_name text)
 	RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL SAFE
@@ -729,7 +737,7 @@ $$;
 COMMENT ON FUNCTION migrate_step(integer) IS
 	'internal: bring tables of version to_version - 1 to version to_version';
 
-CREATE FUNCTION migrate_tables()
+CREATE FUNCTION migrate_tables(new_functions oid[] DEFAULT NULL)
 	RETURNS integer
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
@@ -781,7 +789,11 @@ BEGIN
 	is_first := prod_analytics.is_missing('registered_matviews');
 	has_no_jobs := prod_analytics.is_missing('jobs');
 	made := prod_analytics.make_tables();
-	PERFORM prod_analytics.grant_privileges();
+	IF new_functions IS NULL THEN
+		PERFORM prod_analytics.grant_privileges();
+	ELSE
+		PERFORM prod_analytics.grant_new_privileges(new_functions);
+	END IF;
 	PERFORM prod_analytics.make_table_triggers();
 	IF is_first THEN
 		PERFORM prod_analytics.enable_metrics();
@@ -802,5 +814,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION migrate_tables() IS
-	'internal: what create_tables() does once its search_path is set; returns how many tables and views were made';
+COMMENT ON FUNCTION migrate_tables(oid[]) IS
+	'internal: what create_tables() does once its search_path is set, giving privileges on all functions, or only on new_functions; returns how many tables and views were made';

@@ -1,0 +1,3 @@
+
+SELECT prod_analytics.close_functions();
+SELECT prod_analytics.install_tables();

@@ -1,0 +1,2 @@
+
+SELECT prod_analytics.finish_update();
