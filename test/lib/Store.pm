@@ -215,7 +215,7 @@ line AS (
 		AND NOT EXISTS (SELECT FROM foreign_member f WHERE f.classid = 'pg_type'::regclass AND f.objid = y.oid)
 	UNION ALL SELECT 'role ' || r.rolname, shobj_description(r.oid, 'pg_authid') FROM pg_roles r WHERE r.rolname LIKE 'analytics%'
 )
-SELECT format('%s: %s', object, regexp_replace(fact, E'\\s+', ' ', 'g')) AS text FROM line ORDER BY object COLLATE "C", fact COLLATE "C"};
+SELECT format('%s: %s', object, regexp_replace(fact, '\\s+', ' ', 'g')) AS text FROM line ORDER BY object COLLATE "C", fact COLLATE "C"};
 
 # Every row of every table, partition by partition, and of the views that are stored; and where sequences are.
 my $data = qq{
