@@ -7,7 +7,7 @@
  * to be run now.  What it does it does as the owner of our tables.
  *
  * It waits for the extension when that is not there, and for its tables to be complete: while a dump is being
- * restored, their keys and triggers come last.
+ * restored, their keys and triggers come late, privileges after them, and event triggers last.
  */
 #include "prod_analytics.h"
 
@@ -84,6 +84,30 @@ static bool has_orphans = false;
 static PaScheduler *me = NULL;
 
 /*
+ * is_complete tells whether the event triggers are there, without which a restore is going on.  When the owner of our
+ * tables may not make any there may be none.
+ */
+static bool
+is_complete(void)
+{
+	static bool has_told = false;
+	bool		isnull;
+	bool		result;
+
+	pa_query("SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtfoid = 'prod_analytics.follow_drops()'::pg_catalog.regprocedure)"
+			 " OR NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r JOIN pg_catalog.pg_class t ON t.relowner = r.oid"
+			 " WHERE t.oid = 'prod_analytics.jobs'::pg_catalog.regclass)", NULL, SPI_OK_SELECT);
+	result = DatumGetBool(pa_result(0, 1, &isnull));
+	if (!result && !has_told)
+		ereport(LOG,
+				(errmsg("the worker waits in database \"%s\" for the event triggers of prod_analytics", get_database_name(MyDatabaseId)),
+				 errhint("They come last when a dump is restored. If none is, make them with: SELECT %s.create_tables();", PA_SCHEMA)));
+	has_told = !result;
+
+	return result;
+}
+
+/*
  * is_ready tells whether the extension and its tables are there, with their keys and triggers.
  */
 static bool
@@ -104,7 +128,7 @@ is_ready(void)
 			 " WHERE n.nspname = 'prod_analytics' AND t.relname = 'jobs' AND g.tgname = 'jobs_changed')",
 			 NULL, SPI_OK_SELECT);
 
-	return DatumGetBool(pa_result(0, 1, &isnull));
+	return DatumGetBool(pa_result(0, 1, &isnull)) && is_complete();
 }
 
 /*

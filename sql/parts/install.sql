@@ -36,10 +36,9 @@ CREATE FUNCTION finish_update()
 DECLARE
 	new_functions CONSTANT oid[] := prod_analytics.close_functions();
 	caller CONSTANT text := current_setting('role');
-	owner name;
-	is_superuser boolean;
+	owner record;
 BEGIN
-	SELECT r.rolname, r.rolsuper INTO owner, is_superuser
+	SELECT r.rolname AS name, r.rolsuper AS is_trusted INTO owner
 	FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
 	WHERE c.oid = to_regclass('prod_analytics.schema_version');
 	IF NOT FOUND THEN
@@ -49,18 +48,12 @@ BEGIN
 		RAISE WARNING USING
 			MESSAGE = 'prod_analytics did not bring its tables up to date',
 			DETAIL = 'The setting prod_analytics.create_tables is off.',
-			HINT = format('Do it as role "%s" with: SELECT prod_analytics.create_tables();', owner);
+			HINT = format('Do it as role "%s" with: SELECT prod_analytics.create_tables();', owner.name);
 		RETURN;
 	END IF;
-	IF NOT is_superuser THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'insufficient_privilege',
-			MESSAGE = format('the tables belong to role "%s", which is no superuser', owner),
-			DETAIL = 'Nothing was updated.',
-			HINT = 'Set prod_analytics.create_tables to off, update, and call prod_analytics.create_tables() as that role.';
+	IF owner.is_trusted THEN
+		PERFORM set_config('role', owner.name, true);
 	END IF;
-
-	PERFORM set_config('role', owner, true);
 	PERFORM prod_analytics.update_tables(new_functions);
 	PERFORM set_config('role', caller, true);
 END

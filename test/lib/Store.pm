@@ -108,7 +108,7 @@ SELECT prod_analytics.unschedule_job('purge_history');
 SELECT prod_analytics.schedule_job('maintain_partitions', '2 hours', 'CALL prod_analytics.maintain_partitions()');
 
 -- Checks: an own one, one that was changed, one that was deleted.
-INSERT INTO prod_analytics.quality_checks (check_name, query, severity, warn_above) VALUES ('mine', 'SELECT 1 -- "hm"', 'warning', 10);
+INSERT INTO prod_analytics.quality_checks (check_name, query, severity, warn_above) VALUES ('mine', 'SELECT 1 /* "hm" */ AS a, 2 AS "Ä"', 'warning', 10);
 UPDATE prod_analytics.quality_checks SET severity = 'warning', fail_above = 9, warn_above = 5 WHERE check_name = 'duplicate_events';
 DELETE FROM prod_analytics.quality_checks WHERE check_name = 'low_volume';
 SELECT * FROM prod_analytics.run_quality_checks();
@@ -215,7 +215,7 @@ line AS (
 		AND NOT EXISTS (SELECT FROM foreign_member f WHERE f.classid = 'pg_type'::regclass AND f.objid = y.oid)
 	UNION ALL SELECT 'role ' || r.rolname, shobj_description(r.oid, 'pg_authid') FROM pg_roles r WHERE r.rolname LIKE 'analytics%'
 )
-SELECT format('%s: %s', object, regexp_replace(fact, E'\\s+', ' ', 'g')) AS text FROM line ORDER BY object COLLATE "C", fact COLLATE "C"};
+SELECT format('%s: %s', object, regexp_replace(fact, '\\s+', ' ', 'g')) AS text FROM line ORDER BY object COLLATE "C", fact COLLATE "C"};
 
 # Every row of every table, partition by partition, and of the views that are stored; and where sequences are.
 my $data = qq{
@@ -225,7 +225,7 @@ SELECT format('rows of %I.%I: %s', n.nspname, c.relname, (xpath('/row/c/text()',
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relnamespace IN $ours AND c.relkind IN ('r', 'm') ORDER BY n.nspname, c.relname COLLATE "C";
 SELECT format('sequence %I.%I: %s', schemaname, sequencename, last_value) FROM pg_sequences WHERE schemaname IN ('prod_analytics', 'public', 'Büro') ORDER BY schemaname, sequencename COLLATE "C";
-SELECT format('job %s: %s', job_name, job_status) FROM (SELECT job_name, owner, schedule, paused, depends_on, next_run_at FROM prod_analytics.job_status) job_status ORDER BY job_name COLLATE "C"};
+SELECT format('job %s: %s', job_name, job_status) FROM (SELECT job_name, owner, schedule, paused, next_run_at FROM prod_analytics.job_status) job_status ORDER BY job_name COLLATE "C"};
 
 # Makes the roles and the store.  Options: version (of the extension), without_roles (they are there).
 sub create_store
