@@ -134,11 +134,11 @@ UPDATES = $(foreach version,$(VERSIONS),sql/prod_analytics--$(version)--$(EXTVER
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql $(UPDATES)
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings schedule worker quality plan tables adoption partition partition_policy partition_upkeep ingest users redrive backfill metrics \
+REGRESS = settings schedule worker quality plan tables adoption attacks partition partition_policy partition_upkeep ingest users redrive backfill metrics \
 	refresh_view refresh_archive refresh_verify refresh_register refresh_stale refresh_capture validation validation_pattern \
 	validation_format validation_event funnel active_users retention hierarchy search joins script sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.
-ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently partition_locks event_schemas backfill_locks \
+ISOLATION = ingest_once erase_user ingest_partitions ensure_concurrently manage_partitions partition_locks event_schemas backfill_locks \
 	refresh_locks refresh_writers refresh_ddl refresh_expire
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 TAP_TESTS = 1

@@ -20,6 +20,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "guard.h"
+#include "job.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/plancat.h"
@@ -411,7 +412,7 @@ pa_backfill_begin(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &result) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	values[0] = CStringGetTextDatum(psprintf("backfill_column %s.%s", target.name, quote_identifier(target.column)));
+	values[0] = CStringGetTextDatum(psprintf(PA_BACKFILL_JOB "%s.%s", target.name, quote_identifier(target.column)));
 	values[1] = CStringGetTextDatum(target.name);
 	values[2] = CStringGetTextDatum(key.data);
 	values[3] = Int64GetDatum((int64) rows);

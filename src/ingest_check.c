@@ -50,8 +50,11 @@ typedef struct Check
 	Jsonb	   *no_properties;
 } Check;
 
-/* An arrival before this counts as then, so that no subtraction leaves the range of timestamptz. */
-#define EARLIEST_ARRIVAL ((TimestampTz) (DATETIME_MIN_JULIAN + 1721426 - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+/*
+ * An arrival before 1970 counts as then.  Whoever may load says when a row arrived: he could have partitions made for
+ * antiquity, a month each.
+ */
+#define EARLIEST_ARRIVAL ((TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 /*
  * pa_reason_name is the name of a code, as reasons have it.

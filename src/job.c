@@ -15,6 +15,7 @@
 #include "prod_analytics.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/progress.h"
@@ -24,11 +25,14 @@
 #include "miscadmin.h"
 #include "query.h"
 #include "storage/lock.h"
+#include "utils/acl.h"
 #include "utils/backend_progress.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/varlena.h"
 
 PG_FUNCTION_INFO_V1(pa_job_begin);
 PG_FUNCTION_INFO_V1(pa_job_note);
@@ -80,9 +84,11 @@ pa_job_wait(const char *job_name)
 }
 
 /*
- * The lock of a procedure that commits, held across its transactions by the session; 0: none.
+ * The lock of a procedure that commits, held across its transactions by the session, and the run that it is for;
+ * 0: none.
  */
 static int64 held_key = 0;
+static int64 held_run = 0;
 
 /*
  * key_lock is the lock that pg_advisory_lock(key) takes.
@@ -108,6 +114,7 @@ release_held(void)
 	if (held_key != 0)
 		(void) LockRelease(&tag, ExclusiveLock, true);
 	held_key = 0;
+	held_run = 0;
 }
 
 /*
@@ -325,6 +332,43 @@ bury_dead_runs(const char *job_name)
 }
 
 /*
+ * may_update tells whether the caller may update a column that is named with its schema and table.
+ */
+static bool
+may_update(const char *column)
+{
+	List	   *names;
+	Oid			namespace;
+	Oid			table;
+
+	if (!SplitIdentifierString(pstrdup(column), '.', &names) || list_length(names) != 3)
+		return false;
+	namespace = get_namespace_oid(linitial(names), true);
+	table = OidIsValid(namespace) ? get_relname_relid(lsecond(names), namespace) : InvalidOid;
+
+	return OidIsValid(table) &&
+		(pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK ||
+		 pg_attribute_aclcheck(table, get_attnum(table, lthird(names)), GetUserId(), ACL_UPDATE) == ACLCHECK_OK);
+}
+
+/*
+ * pa_check_job_name refuses the name of runs that fill a column to who may not update it: backfill_column() goes on
+ * where the run before it says that it was.
+ */
+void
+pa_check_job_name(const char *job_name)
+{
+	const char *column = job_name + strlen(PA_BACKFILL_JOB);
+
+	if (strncmp(job_name, PA_BACKFILL_JOB, strlen(PA_BACKFILL_JOB)) == 0 && !may_update(column))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for column %s", column),
+				 errdetail("Jobs of that name fill the column, and so are for those who may update it."),
+				 errhint("Give the job another name.")));
+}
+
+/*
  * enter_log gets ready to write the log, as its owner.
  */
 static void
@@ -342,6 +386,19 @@ leave_log(PaGuard *guard)
 }
 
 /*
+ * check_run refuses a run that this session has not begun.  Whoever may execute a procedure of ours may execute its
+ * steps, and is not to write what became of somebody else's run.
+ */
+static void
+check_run(int64 job_id)
+{
+	if (held_run == 0 || job_id != held_run)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("run " INT64_FORMAT " in etl_jobs is not one that this session has begun", job_id)));
+}
+
+/*
  * job_begin(job_name text) takes the job's lock until job_finish() or a failure, logs the start of a run and
  * returns its job_id; NULL, and a run logged as SKIPPED, when another session holds the lock.
  */
@@ -354,12 +411,14 @@ pa_job_begin(PG_FUNCTION_ARGS)
 	bool		locked;
 
 	pa_forbid_read_only("job_begin()");
+	pa_check_job_name(job_name);
 	enter_log(&guard);
 	locked = hold_lock(job_name);
 	if (locked)
 	{
 		bury_dead_runs(job_name);
 		job_id = pa_job_start(job_name);
+		held_run = job_id;
 	}
 	else
 		(void) pa_job_skip(job_name);
@@ -380,6 +439,7 @@ pa_job_note(PG_FUNCTION_ARGS)
 	PaParameters parameters = {0};
 	PaGuard		guard;
 
+	check_run(PG_GETARG_INT64(0));
 	enter_log(&guard);
 	pa_add_parameter(&parameters, INT8OID, PG_GETARG_DATUM(0));
 	pa_add_parameter(&parameters, INT8OID, PG_GETARG_DATUM(1));
@@ -402,6 +462,7 @@ pa_job_finish(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 	Datum		result;
 
+	check_run(PG_GETARG_INT64(0));
 	enter_log(&guard);
 	result = pa_job_end(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						PG_GETARG_INT64(2), PG_GETARG_DATUM(3));

@@ -16,6 +16,9 @@
 /* The job that others have to wait for. */
 #define PA_INGEST_JOB "ingest_events"
 
+/* What the names of jobs that fill a column begin with, before the column's. */
+#define PA_BACKFILL_JOB "backfill_column "
+
 /*
  * A run that the worker has begun: the process that executes the job's command finds its record there, and leaves its
  * end to the worker.
@@ -29,6 +32,7 @@ typedef struct PaRun
 
 extern PaRun pa_run;
 
+extern void pa_check_job_name(const char *job_name);
 extern int64 pa_job_key(const char *job_name);
 extern bool pa_job_lock(const char *job_name);
 extern void pa_job_wait(const char *job_name);

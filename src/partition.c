@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "partition.h"
 #include "query.h"
+#include "refresh.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -143,6 +144,16 @@ drain_default(PaPolicy *policy, const char *target_name, PaRange range)
 }
 
 /*
+ * lock_to_attach takes the locks, and gets the privileges, that attaching a partition needs.
+ */
+static void
+lock_to_attach(PaPolicy *policy)
+{
+	pa_let_capture(policy->parent);
+	pa_lock_to_attach(policy);
+}
+
+/*
  * pa_make_partitions makes the partitions of some ranges, with the rows that the default partition
  * has for them, and returns how many rows these were; *names (unless NULL) are the partitions' names.
  *
@@ -165,7 +176,7 @@ pa_make_partitions(PaPolicy *policy, List *ranges, List **names_made)
 	}
 
 	if (ranges != NIL)
-		pa_lock_to_attach(policy);
+		lock_to_attach(policy);
 
 	limit_level = pa_limit_waiting();
 	forboth(range_cell, ranges, name_cell, names)
@@ -196,7 +207,7 @@ make_default_partition(PaPolicy *policy)
 		return 0;
 
 	name = make_table(policy, NULL);
-	pa_lock_to_attach(policy);
+	lock_to_attach(policy);
 	pa_query(pa_attach_sql(policy, name, NULL), NULL, SPI_OK_UTILITY);
 
 	return 1;

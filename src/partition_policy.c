@@ -18,6 +18,7 @@
 #include "partition.h"
 #include "partitioning/partdesc.h"
 #include "query.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -481,6 +482,18 @@ check_owner(Oid parent)
 }
 
 /*
+ * hold_own makes sure that a table is the caller's, and keeps its name until the transaction ends: what is written into
+ * the registry under that name must not be about another table by then.  Somebody else's table is not even locked.
+ */
+static void
+hold_own(Oid parent)
+{
+	check_owner(parent);
+	LockRelationOid(parent, AccessShareLock);
+	check_owner(parent);
+}
+
+/*
  * save_policy writes a policy into the registry, in the place of the one that is there.
  */
 static void
@@ -544,7 +557,7 @@ pa_manage_partitions(PG_FUNCTION_ARGS)
 	policy.default_partition = PG_GETARG_BOOL(7);
 	policy.epoch_unit = PG_ARGISNULL(8) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(8));
 
-	check_owner(policy.parent);
+	hold_own(policy.parent);
 	pa_check_policy(&policy);
 	check_names(&policy);
 	check_partitions(policy.parent);
@@ -565,7 +578,7 @@ pa_unmanage_partitions(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 
 	pa_forbid_read_only("unmanage_partitions()");
-	check_owner(pa_policy_or_error(parent)->parent);
+	hold_own(pa_policy_or_error(parent)->parent);
 
 	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
 	SPI_connect();

@@ -121,6 +121,7 @@ extern void pa_check_archive(PaView *view, Oid archive_id);
 /* refresh_trigger.c */
 extern Oid	pa_capture_function(void);
 extern bool pa_is_captured(Oid source);
+extern void pa_let_capture(Oid table);
 extern void pa_make_capture(Oid source, int32 matview_id);
 extern void pa_drop_idle_captures(void);
 

@@ -68,6 +68,24 @@ own_capture(Oid table)
 }
 
 /*
+ * has_capture tells whether a table has a capture trigger, be it a clone.
+ */
+static bool
+has_capture(Oid table)
+{
+	Relation	relation = table_open(table, AccessShareLock);
+	TriggerDesc *triggers = relation->trigdesc;
+	Oid			function = pa_capture_function();
+	bool		found = false;
+
+	for (int i = 0; triggers && i < triggers->numtriggers && !found; i++)
+		found = (triggers->triggers[i].tgfoid == function);
+	table_close(relation, AccessShareLock);
+
+	return found;
+}
+
+/*
  * weak_captures lists the names of those capture triggers of a table that do not fire always: they were
  * disabled, or ENABLE TRIGGER ALL has made them not fire for what is replicated.
  */
@@ -185,6 +203,17 @@ make_strong(Oid table)
 						  pa_relation_sql(table), quote_identifier(lfirst(name))),
 				 NULL, SPI_OK_UTILITY);
 	pa_guard_leave(&guard);
+}
+
+/*
+ * pa_let_capture makes sure that the owner of a table may give its capture trigger to a partition, which attaching one
+ * does: when the trigger was made, the table may have had another owner.
+ */
+void
+pa_let_capture(Oid table)
+{
+	if (has_capture(table))
+		let_use_function(pa_owner(table));
 }
 
 /*

@@ -317,6 +317,7 @@ pa_schedule_job(PG_FUNCTION_ARGS)
 			parameters.nulls[i] = 'n';
 	}
 	task.job_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	pa_check_job_name(task.job_name);
 	pa_do_as_owner(save, &task);
 
 	PG_RETURN_VOID();

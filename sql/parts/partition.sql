@@ -153,17 +153,17 @@ CREATE PROCEDURE maintain_partitions(parent regclass DEFAULT NULL)
 	LANGUAGE plpgsql
 	AS $$
 -- A procedure that commits cannot have a search_path of its own, so nothing here depends on the
--- caller's: functions are qualified, and operators left to functions.
+-- caller's: functions and types are qualified, and operators left to functions.
 DECLARE
-	managed CONSTANT regclass[] := prod_analytics.managed_tables(maintain_partitions.parent);
+	managed CONSTANT pg_catalog.regclass[] := prod_analytics.managed_tables(maintain_partitions.parent);
 	job CONSTANT bigint := prod_analytics.job_begin('maintain_partitions');
-	details jsonb := prod_analytics.count_step('{}', '{}');
-	managed_table regclass;
-	current_phase text;
-	step jsonb;
-	message text;
-	error_detail text;
-	error_code text;
+	details pg_catalog.jsonb := prod_analytics.count_step('{}', '{}');
+	managed_table pg_catalog.regclass;
+	current_phase pg_catalog.text;
+	step pg_catalog.jsonb;
+	message pg_catalog.text;
+	error_detail pg_catalog.text;
+	error_code pg_catalog.text;
 BEGIN
 	IF job IS NULL THEN
 		RAISE NOTICE 'another session is maintaining partitions';
@@ -181,10 +181,10 @@ BEGIN
 					-- The other phases and tables go on.
 					GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, error_code = RETURNED_SQLSTATE, error_detail = PG_EXCEPTION_DETAIL;
 					RAISE WARNING USING ERRCODE = error_code,
-						MESSAGE = pg_catalog.format('could not %s partitions of %s: %s', current_phase, managed_table::text, message),
-						DETAIL = pg_catalog.concat_ws(' ', nullif(error_detail, ''), 'Nothing was changed by this step.');
+						MESSAGE = pg_catalog.format('could not %s partitions of %s: %s', current_phase, managed_table::pg_catalog.text, message),
+						DETAIL = pg_catalog.btrim(pg_catalog.concat_ws(' ', error_detail, 'Nothing was changed by this step.'));
 					details := prod_analytics.count_step(details, pg_catalog.jsonb_build_object('error',
-						pg_catalog.jsonb_build_object('table', managed_table::text, 'step', current_phase,
+						pg_catalog.jsonb_build_object('table', managed_table::pg_catalog.text, 'step', current_phase,
 							'sqlstate', error_code, 'error', message, 'detail', error_detail)));
 				END;
 				EXIT WHEN step IS NULL;

@@ -156,3 +156,18 @@ CREATE FUNCTION run_quality_checks(name text DEFAULT NULL)
 
 COMMENT ON FUNCTION run_quality_checks(text) IS
 	'run the checks of quality_checks that are enabled (name: that one, whether it is or not), each for itself, and keep the results in quality_results; status is PASS, WARN (more failing rows than warn_above), FAIL (more than fail_above) or ERROR (the query failed; failing_rows is NULL); raises 42704 when there is no check of that name, 25006 in a read-only transaction (section 13)';
+
+CREATE FUNCTION quality_job()
+	RETURNS jsonb
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT jsonb_strip_nulls(jsonb_build_object('rows', count(*),
+		'status', CASE WHEN count(*) FILTER (WHERE q.severity = 'error' AND q.status IN ('FAIL', 'ERROR')) > 0 THEN 'FAILED' ELSE 'SUCCESS' END,
+		'error', 'failed: ' || string_agg(q.check_name, ', ') FILTER (WHERE q.severity = 'error' AND q.status IN ('FAIL', 'ERROR')),
+		'not_passed', jsonb_object_agg(q.check_name, q.status) FILTER (WHERE q.status <> 'PASS')))
+	FROM prod_analytics.run_quality_checks() q
+$$;
+
+COMMENT ON FUNCTION quality_job() IS
+	'internal: what the job quality_checks does: run_quality_checks(), told as jobs do';

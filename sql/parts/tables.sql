@@ -802,6 +802,8 @@ BEGIN
 	END IF;
 	IF has_no_jobs THEN
 		PERFORM prod_analytics.make_default_jobs();
+	ELSE
+		PERFORM prod_analytics.mend_default_jobs();
 	END IF;
 	PERFORM prod_analytics.make_event_triggers();
 

@@ -183,17 +183,26 @@ CREATE FUNCTION make_default_jobs()
 		('upsert_users', '30 seconds', 'SELECT prod_analytics.etl_upsert_users(10000)', CURRENT_USER, '10 minutes', 3, NULL),
 		('refresh_matviews', '5 seconds', 'SELECT prod_analytics.refresh_incremental()', CURRENT_USER, '1 hour', 3, '{ingest_events}'),
 		('maintain_partitions', '1 hour', 'CALL prod_analytics.maintain_partitions()', CURRENT_USER, '1 hour', 3, NULL),
-		('quality_checks', '1 hour', $c$SELECT jsonb_strip_nulls(jsonb_build_object('rows', count(*),
-	'status', CASE WHEN count(*) FILTER (WHERE severity = 'error' AND status IN ('FAIL', 'ERROR')) > 0 THEN 'FAILED' ELSE 'SUCCESS' END,
-	'error', 'failed: ' || string_agg(check_name, ', ') FILTER (WHERE severity = 'error' AND status IN ('FAIL', 'ERROR')),
-	'not_passed', jsonb_object_agg(check_name, status) FILTER (WHERE status <> 'PASS')))
-FROM prod_analytics.run_quality_checks()$c$, CURRENT_USER, '1 hour', 0, NULL),
+		('quality_checks', '1 hour', 'SELECT prod_analytics.quality_job()', CURRENT_USER, '1 hour', 0, NULL),
 		('purge_history', '1 hour', 'CALL prod_analytics.purge_history()', CURRENT_USER, '1 hour', 0, NULL)
 	ON CONFLICT DO NOTHING
 $$;
 
 COMMENT ON FUNCTION make_default_jobs() IS
 	'internal: the jobs that are there from the start';
+
+CREATE FUNCTION mend_default_jobs()
+	RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	AS $$
+	-- A command runs with the search_path of its owner's sessions.  That of version 0.1.0 named functions without
+	-- their schema, for which others could put theirs.
+	UPDATE prod_analytics.jobs SET command = 'SELECT prod_analytics.quality_job()'
+	WHERE job_name = 'quality_checks' AND command LIKE 'SELECT jsonb\_strip\_nulls(%FROM prod\_analytics.run\_quality\_checks()'
+$$;
+
+COMMENT ON FUNCTION mend_default_jobs() IS
+	'internal: give the jobs that are there from the start the commands that they have by now, unless the user has changed them';
 
 -- What the worker's processes do about a run, each in a transaction of its own, as the owner of these tables.
 

@@ -219,6 +219,26 @@ SET ROLE regress_owner;
 INSERT INTO m.mine VALUES (1, 1);
 RESET ROLE;
 
+-- A table that has got another owner since gets partitions all the same, and its trigger is the new owner's to give.
+CREATE TABLE m.handed_over (k date, v int) PARTITION BY RANGE (k);
+CREATE MATERIALIZED VIEW m.handed_over_by_k AS SELECT k, count(*) FROM m.handed_over GROUP BY k;
+CREATE UNIQUE INDEX ON m.handed_over_by_k (k) NULLS NOT DISTINCT;
+SELECT prod_analytics.manage_partitions('m.handed_over', 'k', '1 month', 0, 0);
+SELECT r->'mode' AS mode FROM prod_analytics.enable_incremental_refresh('m.handed_over_by_k') r;
+CREATE ROLE regress_heir;
+GRANT CREATE, USAGE ON SCHEMA m TO regress_heir;
+ALTER TABLE m.handed_over OWNER TO regress_heir;
+ALTER MATERIALIZED VIEW m.handed_over_by_k OWNER TO regress_heir;
+SELECT prod_analytics.ensure_partitions('m.handed_over', '2026-03-15');
+SELECT has_function_privilege('regress_heir', 'prod_analytics.capture_changes()', 'EXECUTE') AS may;
+INSERT INTO m.handed_over VALUES ('2026-03-15', 1);
+SELECT r->'inserted' AS inserted FROM prod_analytics.refresh_incremental('m.handed_over_by_k') r;
+SET client_min_messages = warning;
+DROP TABLE m.handed_over CASCADE;
+DROP OWNED BY regress_heir;
+DROP ROLE regress_heir;
+RESET client_min_messages;
+
 -- DROP EXTENSION takes the triggers along, CREATE EXTENSION brings them back and distrusts what was noted.
 UPDATE prod_analytics.refresh_state SET sources = 'something';
 SET client_min_messages = warning;

@@ -18,7 +18,7 @@ SELECT job_name, schedule, timezone, paused, running_since, last_status, failure
 SELECT job_name, left(command, 50) AS command, owner = current_user AS is_mine, timeout, max_retries, catch_up, depends_on FROM prod_analytics.jobs ORDER BY job_name;
 SELECT * FROM prod_analytics.worker_status;
 SELECT job_name FROM prod_analytics.due_jobs(now() - interval '1 minute');
-SELECT job_name FROM prod_analytics.due_jobs(now() + interval '1 year');
+SELECT job_name FROM prod_analytics.due_jobs(now() + interval '1 year') ORDER BY 1;
 
 -- error: what cannot be scheduled
 SELECT prod_analytics.schedule_job(NULL, '1 day', 'SELECT 1');
