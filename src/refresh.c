@@ -160,7 +160,10 @@ run_refresh(PaRefresh *refresh, bool concurrently)
 	Oid			user;
 	int			security_context;
 
-	pa_guard_enter(&guard, pa_owner(refresh->registered->matview));
+	if (refresh->view)
+		pa_enter_view(&guard, refresh->view);
+	else
+		pa_guard_enter(&guard, pa_owner(refresh->registered->matview));
 	GetUserIdAndSecContext(&user, &security_context);
 	SetUserIdAndSecContext(user, security_context & ~SECURITY_RESTRICTED_OPERATION);
 	pa_query(psprintf("REFRESH MATERIALIZED VIEW %s%s", concurrently ? "CONCURRENTLY " : "",
@@ -276,7 +279,7 @@ merge_as_owner(PaRefresh *refresh, PaChanges *changes, List *tables, const char 
 
 	pa_check_unique_index(view);
 	index = index_open(pa_view_unique_index(view), RowExclusiveLock);
-	pa_guard_enter(&guard, view->owner);
+	pa_enter_view(&guard, view);
 	if (refresh->expired_keys)
 	{
 		changes->expired = refresh->expired;

@@ -19,6 +19,7 @@
 #include "access/skey.h"
 #include "access/tupdesc.h"
 #include "executor/tuptable.h"
+#include "guard.h"
 #include "lib/stringinfo.h"
 #include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
@@ -218,6 +219,7 @@ extern char *pa_source_text(PaView *view, List *tables);
 extern void pa_add_unseen(PaChanges *changes, List *tables, const char *before, Relation matview);
 
 /* refresh_compute.c */
+extern void pa_enter_view(PaGuard *guard, PaView *view);
 extern double pa_probe_cost(PaChanges *changes);
 extern double pa_full_cost(PaView *view);
 extern TupleDesc pa_probed_descriptor(PaChanges *changes, TupleDesc matview);

@@ -101,7 +101,7 @@ list_keys(Archival *archival)
 			return;
 
 	archival->expired_keys = tuplestore_begin_heap(true, false, work_mem);
-	pa_guard_enter(&guard, archival->view->owner);
+	pa_enter_view(&guard, archival->view);
 	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(cell, archival->expired)
 		pa_list_keys_of(archival->view, lfirst_oid(cell), archival->expired_keys);

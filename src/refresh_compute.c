@@ -115,6 +115,20 @@ plan_of(const char *sql)
 }
 
 /*
+ * pa_enter_view becomes the owner of a view, to compute it.  What its expressions make of values is then the same whoever
+ * refreshes it: the functions that print floating-point numbers and bytea are called immutable, and still go by these
+ * settings.  Plans may have such texts in them.
+ */
+void
+pa_enter_view(PaGuard *guard, PaView *view)
+{
+	pa_guard_enter(guard, view->owner);
+	pa_set_for_now("extra_float_digits", "1");
+	pa_set_for_now("bytea_output", "hex");
+	pa_set_for_now("xmlbinary", "base64");
+}
+
+/*
  * cost_of is what the planner expects a statement to cost.
  */
 static double

@@ -175,7 +175,7 @@ compare(Verification *verification)
 
 	pa_check_unique_index(view);
 	index = index_open(pa_view_unique_index(view), AccessShareLock);
-	pa_guard_enter(&guard, view->owner);
+	pa_enter_view(&guard, view);
 	PushActiveSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
 
 	comparison = pa_begin_comparison(view, matview, index, GetActiveSnapshot());

@@ -223,7 +223,7 @@ static void
 check_arguments(FunctionCallInfo fcinfo)
 {
 	static const char *const required[] = {"job_name", "schedule", "command", NULL, "max_retries", "timezone", "catch_up"};
-	Interval	nothing = {0};
+	Interval	shortest = {USECS_PER_SEC / 1000};
 	int			length;
 	char	   *catch_up;
 
@@ -236,8 +236,8 @@ check_arguments(FunctionCallInfo fcinfo)
 	length = VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0));
 	if (length == 0 || length >= PA_JOB_NAME_SIZE)
 		invalid("job_name is empty or too long", psprintf("A name has at most %d bytes.", PA_JOB_NAME_SIZE - 1));
-	if (!PG_ARGISNULL(3) && DatumGetInt32(DirectFunctionCall2(interval_cmp, PG_GETARG_DATUM(3), IntervalPGetDatum(&nothing))) <= 0)
-		invalid("timeout must be positive", "Leave it out to let a run take as long as it wants.");
+	if (!PG_ARGISNULL(3) && DatumGetInt32(DirectFunctionCall2(interval_cmp, PG_GETARG_DATUM(3), IntervalPGetDatum(&shortest))) < 0)
+		invalid("timeout must be at least 1 millisecond", "Leave it out to let a run take as long as it wants.");
 	if (PG_GETARG_INT32(4) < 0)
 		invalid("max_retries must not be negative", "0 means that a run that failed is not tried again.");
 	catch_up = text_to_cstring(PG_GETARG_TEXT_PP(6));

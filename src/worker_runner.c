@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "settings.h"
+#include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -98,13 +99,28 @@ explain_timeout(PaRecord *run)
 }
 
 /*
- * execute is the step in the middle.  An error is caught, and what it has left is cleared away.
+ * keep_error keeps the error that has just been caught, and clears away what it has left.
+ */
+static void
+keep_error(PaRecord *run)
+{
+	HOLD_INTERRUPTS();
+	disable_all_timeouts(false);
+	MemoryContextSwitchTo(run->context);
+	run->error = CopyErrorData();
+	FlushErrorState();
+	pa_abort_command();
+	MemoryContextSwitchTo(run->context);
+	QueryCancelPending = false;
+	RESUME_INTERRUPTS();
+}
+
+/*
+ * execute is the step in the middle.  An error is caught.
  */
 static void
 execute(PaRecord *run)
 {
-	MemoryContext context = CurrentMemoryContext;
-
 	is_timed_out = false;
 	if (run->timeout_ms > 0)
 		enable_timeout_after(run_timeout, (int) run->timeout_ms);
@@ -115,20 +131,53 @@ execute(PaRecord *run)
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS();
-		disable_all_timeouts(false);
-		MemoryContextSwitchTo(context);
-		run->error = CopyErrorData();
-		FlushErrorState();
-		pa_abort_command();
-		MemoryContextSwitchTo(context);
+		keep_error(run);
 		explain_timeout(run);
-		QueryCancelPending = false;
-		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
 
 	disable_timeout(run_timeout, false);
+}
+
+/*
+ * explain_loss says in an error that it is the log that does not take what came of the run, and what that is.
+ */
+static void
+explain_loss(PaRecord *run, ErrorData *of_command)
+{
+	ErrorData  *error = run->error;
+
+	if (of_command)
+		error->detail = psprintf("The command had failed: %s", of_command->message);
+	else
+		error->detail = pstrdup("The command had come to its end, and what it did is there.");
+	error->message = psprintf("the end of the run could not be logged: %s", error->message);
+}
+
+/*
+ * end is the last step.  When the log does not take what came of the run, because of a constraint or trigger of
+ * somebody's, say, it gets to know that much.
+ */
+static void
+end(PaRecord *run)
+{
+	ErrorData  *volatile of_command = run->error;
+	volatile bool is_logged = false;
+
+	PG_TRY();
+	{
+		step(pa_end_record, run);
+		is_logged = true;
+	}
+	PG_CATCH();
+	{
+		keep_error(run);
+		explain_loss(run, of_command);
+	}
+	PG_END_TRY();
+
+	if (!is_logged)
+		step(pa_end_record, run);
 }
 
 /*
@@ -160,6 +209,25 @@ show(const char *application_name, const char *command)
 }
 
 /*
+ * is_asked_for tells whether somebody else wants the job to be run now, whom the scheduler could not answer as long as
+ * nobody knew whether this run would begin.  The caller holds the lock.
+ */
+static bool
+is_asked_for(void)
+{
+	for (int i = 0; i < PA_MOST_REQUESTS; i++)
+	{
+		PaRequest  *request = &pa_worker->requests[i];
+
+		if (i != me->request && request->database == me->database && strcmp(request->job_name, me->job_name) == 0 &&
+			(request->state == PA_REQUEST_ASKED || request->state == PA_REQUEST_TAKEN))
+			return true;
+	}
+
+	return false;
+}
+
+/*
  * set_run notes which run this process is at, for everybody else and for the functions that the command calls.
  */
 static void
@@ -167,6 +235,8 @@ set_run(PaRecord *run)
 {
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	me->job_id = run->job_id;
+	if (is_asked_for())
+		pa_wake_schedulers();
 	LWLockRelease(pa_worker->lock);
 	pa_enter_run(run);
 }
@@ -184,7 +254,7 @@ run_locked(PaRecord *run)
 	set_run(run);
 	show(psprintf("prod_analytics job %s run " INT64_FORMAT, run->job_name, run->job_id), run->command);
 	execute(run);
-	step(pa_end_record, run);
+	end(run);
 	tell_failure(run);
 	pa_leave_run();
 }
@@ -295,6 +365,16 @@ wait_for_job(char *job_name)
 }
 
 /*
+ * is_used_up tells whether the session can be no more what a new one is: once it has used temporary tables, temp_buffers
+ * cannot be changed, by no command and by no ALTER ROLE.
+ */
+static bool
+is_used_up(void)
+{
+	return NLocBuffer > 0;
+}
+
+/*
  * finish_job says that the run is over and that there is room for another one.
  */
 static void
@@ -303,6 +383,8 @@ finish_job(int64 job_id)
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);
 	pa_end_request(me->request, job_id);
 	pa_set_runner(me, PA_RUNNER_IDLE);
+	if (is_used_up())
+		pa_set_runner(me, PA_RUNNER_LEAVING);
 	pa_wake_schedulers();
 	LWLockRelease(pa_worker->lock);
 }

@@ -579,7 +579,8 @@ ask_lost_again(void)
 }
 
 /*
- * adjust lets slots pass that were missed, and calls back those that the clock is too far behind.
+ * adjust gives states to jobs that have none, lets slots pass that were missed, and calls back those that the clock is
+ * too far behind.
  */
 static void
 adjust(Chore *chore)
@@ -587,6 +588,7 @@ adjust(Chore *chore)
 	PaParameters parameters = {0};
 
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(GetCurrentTimestamp()));
+	pa_query("SELECT prod_analytics.add_missing_states($1)", &parameters, SPI_OK_SELECT);
 	pa_query("SELECT prod_analytics.skip_missed($1)", &parameters, SPI_OK_SELECT);
 	pa_query("SELECT prod_analytics.follow_clock($1)", &parameters, SPI_OK_SELECT);
 }

@@ -23,7 +23,8 @@ CREATE FUNCTION follow_job()
 -- until then is not made up for.
 BEGIN
 	IF TG_OP = 'UPDATE' AND NEW.job_name = OLD.job_name AND NEW.schedule = OLD.schedule
-		AND NEW.timezone = OLD.timezone AND NEW.paused = OLD.paused THEN
+		AND NEW.timezone = OLD.timezone AND NEW.paused = OLD.paused
+		AND EXISTS (SELECT FROM prod_analytics.job_state s WHERE s.job_name = NEW.job_name) THEN
 		RETURN NULL;
 	END IF;
 	INSERT INTO prod_analytics.job_state AS s (job_name, next_run_at)
@@ -312,25 +313,29 @@ CREATE FUNCTION end_run(job_id bigint, status text, rows bigint, details jsonb)
 DECLARE
 	run prod_analytics.etl_jobs;
 	payload jsonb;
+	ended CONSTANT timestamptz := clock_timestamp();
+	was_running boolean;
 	failed CONSTANT boolean := end_run.status = 'FAILED';
 BEGIN
 	UPDATE prod_analytics.etl_jobs e
-	SET status = end_run.status, finished_at = clock_timestamp(), rows_processed = end_run.rows,
+	SET status = end_run.status, finished_at = ended, rows_processed = end_run.rows,
 		details = coalesce(e.details, '{}') || coalesce(end_run.details, '{}')
 	WHERE e.job_id = end_run.job_id AND e.status = 'RUNNING'
 	RETURNING * INTO run;
-	IF NOT FOUND THEN
-		RETURN NULL;
-	END IF;
+	was_running := FOUND;
 
+	-- Also when somebody has ended or deleted the record by hand.
 	UPDATE prod_analytics.job_state s SET
 		last_status = end_run.status,
-		last_duration = run.finished_at - run.started_at,
+		last_duration = ended - s.started_at,
 		failures = CASE WHEN failed THEN s.failures + 1 ELSE 0 END,
-		succeeded_at = CASE WHEN end_run.status = 'SUCCESS' THEN run.finished_at ELSE s.succeeded_at END,
-		retry_at = CASE WHEN failed AND s.attempt <= j.max_retries THEN run.finished_at + prod_analytics.retry_delay(s.attempt) END
+		succeeded_at = CASE WHEN end_run.status = 'SUCCESS' THEN ended ELSE s.succeeded_at END,
+		retry_at = CASE WHEN failed AND s.attempt <= j.max_retries THEN ended + prod_analytics.retry_delay(s.attempt) END
 	FROM prod_analytics.jobs j
-	WHERE s.job_name = run.job_name AND s.last_job_id = run.job_id AND j.job_name = s.job_name;
+	WHERE s.last_job_id = end_run.job_id AND s.last_status = 'RUNNING' AND j.job_name = s.job_name;
+	IF NOT was_running THEN
+		RETURN NULL;
+	END IF;
 
 	payload := jsonb_build_object('job_id', run.job_id, 'job_name', run.job_name, 'status', run.status, 'rows', run.rows_processed,
 		'duration_seconds', extract(epoch FROM run.finished_at - run.started_at));
@@ -421,6 +426,20 @@ $$;
 COMMENT ON FUNCTION fail_start(text, text, text, text) IS
 	'internal: log a run that could not even begin; returns it';
 
+CREATE FUNCTION add_missing_states(at timestamptz)
+	RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	INSERT INTO prod_analytics.job_state (job_name, next_run_at)
+	SELECT j.job_name, prod_analytics.later_slot(j.schedule, add_missing_states.at, j.timezone)
+	FROM prod_analytics.jobs j WHERE NOT EXISTS (SELECT FROM prod_analytics.job_state s WHERE s.job_name = j.job_name)
+	ON CONFLICT DO NOTHING
+$$;
+
+COMMENT ON FUNCTION add_missing_states(timestamptz) IS
+	'internal: let jobs without a state, which a dump may have left out, begin with their next slot after a moment, at which a scheduler starts';
+
 CREATE FUNCTION skip_missed(at timestamptz)
 	RETURNS void
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
@@ -471,10 +490,15 @@ CREATE FUNCTION fail_orphans()
 	-- Whoever runs a job holds its lock from before the record until after its end, unless the command has released
 	-- all locks of its session; but then its process is there.  Trying to get the lock would get in the way of
 	-- somebody who wants it.
-	WITH orphan AS MATERIALIZED (
+	WITH running AS (
+		SELECT e.job_id, e.job_name, e.rows_processed FROM prod_analytics.etl_jobs e WHERE e.status = 'RUNNING'
+		-- Somebody may have ended or deleted the record by hand.
+		UNION SELECT s.last_job_id, s.job_name, NULL FROM prod_analytics.job_state s WHERE s.last_status = 'RUNNING'
+			AND NOT EXISTS (SELECT FROM prod_analytics.etl_jobs e WHERE e.job_id = s.last_job_id AND e.status = 'RUNNING')
+	), orphan AS MATERIALIZED (
 		SELECT e.job_id, e.job_name, e.rows_processed
-		FROM prod_analytics.etl_jobs e
-		WHERE e.status = 'RUNNING' AND NOT EXISTS (
+		FROM running e
+		WHERE NOT EXISTS (
 			SELECT FROM pg_locks l
 			WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 				AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -496,6 +520,7 @@ CREATE FUNCTION save_job(job_name text, schedule text, command text, owner text,
 	AS $$
 DECLARE
 	missing text;
+	namesake text;
 BEGIN
 	SELECT d.name INTO missing FROM unnest(save_job.depends_on) d (name)
 	WHERE d.name IS NULL OR NOT EXISTS (SELECT FROM prod_analytics.jobs j WHERE j.job_name = d.name) LIMIT 1;
@@ -515,6 +540,17 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('job "%s" would depend on itself', save_job.job_name);
+	END IF;
+	SELECT j.job_name INTO namesake FROM prod_analytics.jobs j
+	WHERE j.job_name <> save_job.job_name AND hashtext('etl_' || j.job_name) = hashtext('etl_' || save_job.job_name)
+		AND NOT EXISTS (SELECT FROM prod_analytics.jobs o WHERE o.job_name = save_job.job_name) LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('job "%s" would never run at the same time as job "%s"', save_job.job_name, namesake),
+			DETAIL = format('Their names give the same advisory lock, %s, so that each would skip the slots that find the other running.',
+				hashtext('etl_' || save_job.job_name)),
+			HINT = 'Give it another name.';
 	END IF;
 
 	INSERT INTO prod_analytics.jobs AS j (job_name, schedule, command, owner, timeout, max_retries, timezone, catch_up, depends_on)
@@ -538,7 +574,7 @@ CREATE FUNCTION schedule_job(job_name text, schedule text, command text, timeout
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION schedule_job(text, text, text, interval, integer, text, text, text[]) IS
-	'let the worker run a command, as the caller, by a schedule (see next_slot()), or change a job of that name; timeout: cancel a run after it; max_retries: how often a failed run is tried again, after 5 seconds, then twice as long each time, at most 15 minutes; catch_up: whether slots for which no worker was there are made up for by one run (once) or by none (skip); depends_on: jobs that must have succeeded since this one began last; a job of somebody else can be changed by members of its owner, and, but for the command, by analytics_operator; raises 22004 when job_name, schedule or command is NULL, 22023 for what is no schedule, time zone, job name or number, 42704 when depends_on names no job, 42501 for somebody else''s job, 0A000 on PostgreSQL 15 and 16 for a caller who may not log in';
+	'let the worker run a command, as the caller, by a schedule (see next_slot()), or change a job of that name; timeout: cancel a run after it; max_retries: how often a failed run is tried again, after 5 seconds, then twice as long each time, at most 15 minutes; catch_up: whether slots for which no worker was there are made up for by one run (once) or by none (skip); depends_on: jobs that must have succeeded since this one began last; a job of somebody else can be changed by members of its owner, and, but for the command, by analytics_operator; raises 22004 when job_name, schedule or command is NULL, 22023 for what is no schedule, time zone, job name or number, and for a name that gives the same advisory lock as that of another job, 42704 when depends_on names no job, 42501 for somebody else''s job, 0A000 on PostgreSQL 15 and 16 for a caller who may not log in';
 
 CREATE FUNCTION unschedule_job(job_name text)
 	RETURNS void

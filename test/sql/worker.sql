@@ -34,6 +34,7 @@ SELECT prod_analytics.schedule_job('a', '0 0 31 2 *', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timezone => 'Nowhere');
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timeout => '0');
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timeout => '-1 second');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timeout => '999 microseconds');
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', max_retries => -1);
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', catch_up => 'twice');
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', depends_on => '{ingest_events, b}');
@@ -49,6 +50,13 @@ SELECT prod_analytics.pause_job('a');
 SELECT prod_analytics.resume_job('a');
 SELECT prod_analytics.run_job('a');
 SELECT prod_analytics.cancel_job('a');
+
+-- error: two names that give one advisory lock; the job that there is can be changed
+SELECT hashtext('etl_job 11265') = hashtext('etl_job 167158') AS collide;
+SELECT prod_analytics.schedule_job('job 11265', '1 day', 'SELECT 1', timeout => '1 millisecond');
+SELECT prod_analytics.schedule_job('job 167158', '1 day', 'SELECT 1');
+SELECT prod_analytics.schedule_job('job 11265', '2 days', 'SELECT 1');
+SELECT prod_analytics.unschedule_job('job 11265');
 
 -- A job belongs to who has scheduled it; names are anything.
 GRANT USAGE ON SCHEMA prod_analytics TO regress_analyst;
@@ -238,6 +246,21 @@ SELECT * FROM prod_analytics.fail_orphans();
 SELECT job_name, status, details->>'error' AS error FROM prod_analytics.etl_jobs WHERE job_name IN ('gone', 'held') ORDER BY 1;
 SELECT pg_advisory_unlock(hashtext('etl_held'));
 SELECT * FROM prod_analytics.fail_orphans();
+-- A record that somebody ends or deletes by hand does not leave its job running for ever.
+SELECT prod_analytics.schedule_job('mended', '1 hour', $$UPDATE prod_analytics.etl_jobs SET status = 'FAILED', finished_at = now() WHERE job_name = 'mended'$$);
+SELECT prod_analytics.run_job('mended')->>'status' AS status;
+SELECT last_status, succeeded_at IS NOT NULL AS has_succeeded FROM prod_analytics.job_status WHERE job_name = 'mended';
+UPDATE prod_analytics.job_state SET last_status = 'RUNNING', last_job_id = -1 WHERE job_name = 'mended';
+SELECT * FROM prod_analytics.fail_orphans();
+SELECT last_status, failures FROM prod_analytics.job_status WHERE job_name = 'mended';
+-- Nor does a state that is missing keep it from being due for ever: it begins anew with the next slot.
+DELETE FROM prod_analytics.job_state WHERE job_name = 'mended';
+SELECT prod_analytics.schedule_job('mended', '1 hour', 'SELECT 1');
+SELECT next_run_at > now() AS later FROM prod_analytics.job_status WHERE job_name = 'mended';
+DELETE FROM prod_analytics.job_state WHERE job_name = 'mended';
+SELECT prod_analytics.add_missing_states('2026-03-01 10:30');
+SELECT next_run_at FROM prod_analytics.job_status WHERE job_name = 'mended';
+SELECT prod_analytics.unschedule_job('mended');
 
 -- The history is bounded.
 INSERT INTO prod_analytics.etl_jobs (job_name, started_at, finished_at, status)

@@ -114,10 +114,30 @@ end_runners();
 is(run('ages', 'SELECT pg_sleep(1.5)'), 'SUCCESS', 'a process grows older');
 is(run('now', q{SELECT jsonb_build_object('error', clock_timestamp() - now() > interval '1 second')}), 'SUCCESS false', 'and still knows what time it is');
 
+# temp_buffers cannot be changed any more in a session that has used temporary tables.
+is(run('temporary', 'CREATE TEMP TABLE kept AS SELECT 1'), 'SUCCESS', 'a process has used temporary tables');
+is(run('buffers', q{SET temp_buffers = '16MB'; CREATE TEMP TABLE kept AS SELECT 1}), 'SUCCESS', 'a later command may say how much memory they take');
+
 is(run('copy out', q{COPY (SELECT 'LOG:  forged') TO STDOUT}), 'FAILED 0A000 a job has no client to COPY to or from', 'there is nobody to copy to');
 is(run('copy in', 'COPY seen FROM STDIN'), 'FAILED 0A000 a job has no client to COPY to or from', 'nor from');
 is(run('says much', q{SELECT jsonb_build_object('status', 'FAILED', 'sqlstate', repeat('x', 9000), 'error', 'much')}),
 	'FAILED ' . 'x' x 9000 . ' much', 'a result that is too long to be notified is logged');
+
+# The log takes no success.
+psql(q{
+	ALTER TABLE prod_analytics.etl_jobs ADD CONSTRAINT modest CHECK (status <> 'SUCCESS') NOT VALID;
+	TRUNCATE seen});
+is(run('unlogged', q{INSERT INTO seen VALUES ('unlogged')}),
+	'FAILED 23514 the end of the run could not be logged: new row for relation "etl_jobs" violates check constraint "modest"', 'a run whose end cannot be logged fails, and tells why');
+is(psql(q{SELECT details->>'detail' FROM prod_analytics.etl_jobs WHERE job_name = 'unlogged'}), 'The command had come to its end, and what it did is there.', 'and what is intact');
+is(psql(q{SELECT count(*) FROM seen WHERE what = 'unlogged'}), 1, 'as it is');
+psql(q{
+	ALTER TABLE prod_analytics.etl_jobs DROP CONSTRAINT modest;
+	ALTER TABLE prod_analytics.etl_jobs ADD CONSTRAINT modest CHECK (NOT details ? 'detail') NOT VALID});
+$offset = -s $node->logfile;
+is(run('unloggable', q{DO $$ BEGIN RAISE 'of its own' USING DETAIL = 'detailed'; END $$}), 'FAILED server or worker terminated', 'when the log does not take that either, the process ends');
+like(slurp_file($node->logfile, $offset), qr/ERROR:  new row for relation "etl_jobs" violates check constraint "modest"/, 'and the server log tells why');
+psql('ALTER TABLE prod_analytics.etl_jobs DROP CONSTRAINT modest');
 
 #
 # Processes that end, and roles that change
@@ -201,6 +221,26 @@ $open->query_safe('ROLLBACK');
 $open->quit;
 comes_true(qq{SELECT skipped > $skipped FROM prod_analytics.job_status WHERE job_name = 'overlaps'}, 'and it skips slots when it has not been');
 psql(q{SELECT prod_analytics.unschedule_job('ticks'); SELECT prod_analytics.cancel_job('overlaps'); SELECT prod_analytics.unschedule_job('overlaps')});
+
+# The second of two sessions that want a job that is about to begin is answered as soon as it has.
+schedule('begins', 'SELECT pg_sleep(1000)', 'analyst');
+$open = $node->background_psql('postgres');
+$open->query_safe('BEGIN; LOCK TABLE prod_analytics.etl_jobs IN EXCLUSIVE MODE');
+my @both = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 2;
+foreach my $session (@both)
+{
+	# The scheduler looks once a minute anyway.
+	$session->query_safe(q{SET statement_timeout = '45s'});
+	$session->query_until(qr/asked/, qq{\\echo asked\nSELECT prod_analytics.run_job('begins')->>'status';\n\\echo answered\n});
+	comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE job_name = 'begins' AND job_id IS NULL}, 'a job is about to begin');
+}
+comes_true(q{SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%run_job(_begins%' AND pid <> pg_backend_pid()}, 'and two sessions want it');
+$open->query_safe('COMMIT');
+$open->quit;
+comes_true(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%run_job(_begins%' AND pid <> pg_backend_pid()}, 'one is answered');
+is(psql(q{SELECT prod_analytics.cancel_job('begins')}), 't', 'while the job runs');
+is(join(' ', sort map { $_->query_until(qr/answered/, '') =~ /(SKIPPED|FAILED)/ } @both), 'FAILED SKIPPED', 'that it is running already');
+$_->quit foreach @both;
 
 schedule('forever', 'SELECT pg_sleep(1000)', 'analyst');
 my $waiting = $node->background_psql('postgres', on_error_stop => 0);
