@@ -564,8 +564,8 @@ pa_check_next_partition(PG_FUNCTION_ARGS)
 }
 
 /*
- * analyze_partitions(parent regclass) updates the statistics of a partitioned table as a whole, which
- * autovacuum never does.
+ * analyze_partitions(parent regclass) updates the statistics of a partitioned table as a whole, which autovacuum
+ * never does; those of the partitions it does.
  */
 Datum
 pa_analyze_partitions(PG_FUNCTION_ARGS)
@@ -574,7 +574,7 @@ pa_analyze_partitions(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 
 	pa_enter_policy(policy, &guard);
-	pa_query(psprintf("ANALYZE %s", pa_relation_sql(policy->parent)), NULL, SPI_OK_UTILITY);
+	pa_analyze_parent(policy->parent, pa_relation_sql(policy->parent));
 	pa_leave_policy(&guard);
 
 	PG_RETURN_VOID();
