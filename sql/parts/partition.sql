@@ -117,6 +117,14 @@ CREATE FUNCTION partition_warnings(parent regclass, at timestamptz)
 COMMENT ON FUNCTION partition_warnings(regclass, timestamptz) IS
 	'internal: what will go wrong with the partitions of parent if nobody does anything';
 
+CREATE FUNCTION default_holds_rows(parent regclass)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'pa_default_holds_rows'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION default_holds_rows(regclass) IS
+	'internal: whether there is a row in the default partition of parent';
+
 CREATE FUNCTION maintain_table(parent regclass, at timestamptz, phase text)
 	RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
