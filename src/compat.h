@@ -9,7 +9,10 @@
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/vacuum.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
@@ -213,6 +216,28 @@ pa_drop_temporary_slots(void)
 	ReplicationSlotCleanup(false);
 #else
 	ReplicationSlotCleanup();
+#endif
+}
+
+/*
+ * pa_analyze_parent updates the statistics of a partitioned table as a whole, and not those of each partition.  The
+ * caller is connected to SPI, as the owner; "name" is how SQL names the table.
+ *
+ * PostgreSQL 18 has a statement for that.
+ */
+static inline void
+pa_analyze_parent(Oid parent, const char *name)
+{
+#if PG_VERSION_NUM >= 180000
+	if (SPI_execute(psprintf("ANALYZE ONLY %s", name), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not analyze %s", name);
+#else
+	VacuumParams params = {0};
+
+	params.options = VACOPT_ANALYZE;
+	params.log_min_duration = -1;
+	analyze_rel(parent, NULL, &params, NIL, true, NULL);
+	CommandCounterIncrement();
 #endif
 }
 

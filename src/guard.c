@@ -93,16 +93,16 @@ pa_instant_text(TimestampTz instant)
 }
 
 /*
- * must_propagate tells the errors that are not about the work but about the session: swallowing
- * a cancel would make it impossible to cancel, and the client must see that it should retry.
+ * pa_is_about_the_session tells the errors that are not about the work but about the session: swallowing a cancel
+ * would make it impossible to cancel, and the client must see that it should retry.
  */
-static bool
-must_propagate(int sqlerrcode)
+bool
+pa_is_about_the_session(ErrorData *error)
 {
-	return sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
-		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
 /*
@@ -167,6 +167,15 @@ pa_rehearse(PaWork work, void *argument)
 }
 
 /*
+ * pa_try_and_undo is pa_rehearse that stores an error, like pa_attempt.
+ */
+bool
+pa_try_and_undo(PaWork work, void *argument, ErrorData **error)
+{
+	return attempt(work, argument, error, false);
+}
+
+/*
  * pa_try is pa_attempt for those who deal with any error that is about the work.  Cancel, shutdown,
  * serialization failure and deadlock are raised again.
  */
@@ -175,7 +184,7 @@ pa_try(PaWork work, void *argument, ErrorData **error)
 {
 	bool		done = pa_attempt(work, argument, error);
 
-	if (!done && must_propagate((*error)->sqlerrcode))
+	if (!done && pa_is_about_the_session(*error))
 		ReThrowError(*error);
 
 	return done;

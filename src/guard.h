@@ -26,6 +26,8 @@ extern void pa_utc_leave(int guc_level);
 extern char *pa_instant_text(TimestampTz instant);
 extern bool pa_attempt(PaWork work, void *argument, ErrorData **error);
 extern void pa_rehearse(PaWork work, void *argument);
+extern bool pa_try_and_undo(PaWork work, void *argument, ErrorData **error);
+extern bool pa_is_about_the_session(ErrorData *error);
 extern bool pa_try(PaWork work, void *argument, ErrorData **error);
 extern bool pa_is_about_a_row(ErrorData *error);
 extern void pa_forbid_read_only(const char *function);

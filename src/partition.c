@@ -30,6 +30,7 @@ PG_FUNCTION_INFO_V1(pa_make_next_partition);
 PG_FUNCTION_INFO_V1(pa_check_next_partition);
 PG_FUNCTION_INFO_V1(pa_analyze_partitions);
 PG_FUNCTION_INFO_V1(pa_partition_warnings);
+PG_FUNCTION_INFO_V1(pa_default_holds_rows);
 
 /*
  * pa_wanted_span is the stretch of time that the policy wants to be in partitions: some slots before
@@ -575,8 +576,8 @@ pa_check_next_partition(PG_FUNCTION_ARGS)
 }
 
 /*
- * analyze_partitions(parent regclass) updates the statistics of a partitioned table as a whole, which
- * autovacuum never does.
+ * analyze_partitions(parent regclass) updates the statistics of a partitioned table as a whole, which autovacuum
+ * never does; those of the partitions it does.
  */
 Datum
 pa_analyze_partitions(PG_FUNCTION_ARGS)
@@ -585,7 +586,7 @@ pa_analyze_partitions(PG_FUNCTION_ARGS)
 	PaGuard		guard;
 
 	pa_enter_policy(policy, &guard);
-	pa_query(psprintf("ANALYZE %s", pa_relation_sql(policy->parent)), NULL, SPI_OK_UTILITY);
+	pa_analyze_parent(policy->parent, pa_relation_sql(policy->parent));
 	pa_leave_policy(&guard);
 
 	PG_RETURN_VOID();
@@ -604,6 +605,35 @@ runs_out(PaPolicy *policy, TimestampTz at)
 }
 
 /*
+ * default_holds_rows tells whether there is a row in the default partition of a table, if it has one.
+ */
+static bool
+default_holds_rows(PaPolicy *policy)
+{
+	Oid			default_oid = pa_default_partition(policy);
+	PaGuard		guard;
+	bool		result;
+
+	if (!OidIsValid(default_oid))
+		return false;
+
+	pa_enter_policy(policy, &guard);
+	result = pa_query(psprintf("SELECT FROM %s LIMIT 1", pa_relation_sql(default_oid)), NULL, SPI_OK_SELECT) > 0;
+	pa_leave_policy(&guard);
+
+	return result;
+}
+
+/*
+ * default_holds_rows(parent regclass) tells that of a managed table.
+ */
+Datum
+pa_default_holds_rows(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(default_holds_rows(pa_policy_or_error(PG_GETARG_OID(0))));
+}
+
+/*
  * partition_warnings(parent regclass, at timestamptz) lists as text[] what will go wrong with a table's
  * partitions if nobody does anything.
  */
@@ -611,21 +641,13 @@ Datum
 pa_partition_warnings(PG_FUNCTION_ARGS)
 {
 	PaPolicy   *policy = pa_policy_or_error(PG_GETARG_OID(0));
-	Oid			default_oid = pa_default_partition(policy);
 	char	   *table = get_rel_name(policy->parent);
 	Datum		warnings[2];
 	int			n = 0;
-	PaGuard		guard;
-	bool		default_holds_rows;
-
-	pa_enter_policy(policy, &guard);
-	default_holds_rows = OidIsValid(default_oid) &&
-		pa_query(psprintf("SELECT FROM %s LIMIT 1", pa_relation_sql(default_oid)), NULL, SPI_OK_SELECT) > 0;
-	pa_leave_policy(&guard);
 
 	if (runs_out(policy, PG_GETARG_TIMESTAMPTZ(1)))
 		warnings[n++] = CStringGetTextDatum(psprintf("the partitions of \"%s\" end within two widths", table));
-	if (default_holds_rows)
+	if (default_holds_rows(policy))
 		warnings[n++] = CStringGetTextDatum(psprintf("the default partition of \"%s\" holds rows", table));
 
 	PG_RETURN_ARRAYTYPE_P(construct_array(warnings, n, TEXTOID, -1, false, TYPALIGN_INT));

@@ -77,6 +77,7 @@ typedef struct Explanation
 {
 	const char *query;
 	bool		run;
+	bool		read_only;
 	MemoryContext context;
 	char	   *plan;			/* the result, in that memory context */
 } Explanation;
@@ -90,6 +91,8 @@ explain(void *argument)
 	Explanation *explanation = argument;
 	bool		isnull;
 
+	if (explanation->read_only)
+		pa_set_for_now("transaction_read_only", "on");
 	SPI_connect();
 	pa_query(psprintf("EXPLAIN (VERBOSE, BUFFERS, ANALYZE %s, FORMAT JSON) %s",
 					  explanation->run ? "on" : "off", explanation->query),
@@ -129,6 +132,25 @@ is_harmless(char *query)
 	error_context_stack = context.previous;
 
 	return result;
+}
+
+/*
+ * explain_reading explains a query that seems only to read, by running it where it cannot do more.  What calls a function
+ * that changes something is cut off there, and explained like what changes something by itself.
+ */
+static void
+explain_reading(Explanation *explanation)
+{
+	ErrorData  *error;
+
+	explanation->run = true;
+	explanation->read_only = true;
+	if (pa_try_and_undo(explain, explanation, &error))
+		return;
+	if (error->sqlerrcode != ERRCODE_READ_ONLY_SQL_TRANSACTION)
+		ReThrowError(error);
+	explanation->run = false;
+	pa_rehearse(explain, explanation);
 }
 
 /*
@@ -177,10 +199,12 @@ pa_capture_plan(PG_FUNCTION_ARGS)
 
 	query = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	explanation.query = query;
-	explanation.run = is_harmless(query) || PG_GETARG_BOOL(1);
+	explanation.run = PG_GETARG_BOOL(1);
 	explanation.context = CurrentMemoryContext;
-	/* A query that only reads may call a function that does more: what was changed is rolled back, whatever it is. */
-	pa_rehearse(explain, &explanation);
+	if (is_harmless(query) && !explanation.run)
+		explain_reading(&explanation);
+	else
+		pa_rehearse(explain, &explanation);
 
 	PG_RETURN_DATUM(keep(query, explanation.run, explanation.plan, GetUserId()));
 }

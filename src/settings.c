@@ -44,6 +44,7 @@ char	   *pa_databases = NULL;
 int			pa_max_running_jobs = 4;
 bool		pa_enabled = true;
 char	   *pa_history_retention = NULL;
+char	   *pa_quarantine_retention = NULL;
 
 /* Read by SQL only (the install script), with current_setting(). */
 static int	create_tables = CREATE_TABLES_AUTO;
@@ -120,6 +121,15 @@ check_span(char **newval, void **extra, GucSource source)
 }
 
 /*
+ * check_optional_span accepts nothing, too.
+ */
+static bool
+check_optional_span(char **newval, void **extra, GucSource source)
+{
+	return (*newval)[0] == '\0' || check_span(newval, extra, source);
+}
+
+/*
  * check_databases accepts a list of names.
  */
 static bool
@@ -176,12 +186,20 @@ define_worker_settings(void)
 							 0, NULL, NULL, NULL);
 
 	DefineCustomStringVariable("prod_analytics.history_retention",
-							   "How long the log of a run is kept.",
+							   "How long the log of a run, a result of a quality check and a plan are kept.",
 							   "purge_history() deletes older ones.",
 							   &pa_history_retention,
 							   "30 days",
 							   PGC_SIGHUP,
 							   0, check_span, NULL, NULL);
+
+	DefineCustomStringVariable("prod_analytics.quarantine_retention",
+							   "How long what was quarantined is kept; empty: for ever.",
+							   "purge_history() deletes older rows.",
+							   &pa_quarantine_retention,
+							   "",
+							   PGC_SIGHUP,
+							   0, check_optional_span, NULL, NULL);
 }
 
 /*

@@ -23,4 +23,7 @@ extern int	pa_max_running_jobs;
 extern bool pa_enabled;
 extern char *pa_history_retention;
 
+/* Empty: what was quarantined is kept for ever. */
+extern char *pa_quarantine_retention;
+
 #endif							/* PA_SETTINGS_H */

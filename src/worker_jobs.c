@@ -34,7 +34,6 @@ PG_FUNCTION_INFO_V1(pa_unschedule_job);
 PG_FUNCTION_INFO_V1(pa_pause_job);
 PG_FUNCTION_INFO_V1(pa_resume_job);
 PG_FUNCTION_INFO_V1(pa_cancel_job);
-PG_FUNCTION_INFO_V1(pa_purge_runs);
 PG_FUNCTION_INFO_V1(pa_worker_processes);
 
 #define OPERATOR_ROLE "analytics_operator"
@@ -404,54 +403,6 @@ pa_cancel_job(PG_FUNCTION_ARGS)
 	LWLockRelease(pa_worker->lock);
 
 	PG_RETURN_BOOL(found);
-}
-
-/* Deleting the oldest runs. */
-typedef struct Purge
-{
-	TimestampTz before;
-	int64		deleted;
-} Purge;
-
-/*
- * purge deletes runs, results of quality checks and plans.  They are numbered in the order in which they were made, so
- * the oldest are at the front.
- */
-static void
-purge(void *argument)
-{
-	Purge	   *work = argument;
-	PaParameters parameters = {0};
-
-	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(work->before));
-	work->deleted = pa_query("DELETE FROM prod_analytics.etl_jobs WHERE job_id IN"
-							 " (SELECT o.job_id FROM (SELECT job_id, started_at, status FROM prod_analytics.etl_jobs"
-							 " ORDER BY job_id LIMIT 10000) o WHERE o.started_at < $1 AND o.status <> 'RUNNING')",
-							 &parameters, SPI_OK_DELETE);
-	work->deleted += pa_query("DELETE FROM prod_analytics.quality_results WHERE result_id IN"
-							  " (SELECT o.result_id FROM (SELECT result_id, checked_at FROM prod_analytics.quality_results"
-							  " ORDER BY result_id LIMIT 10000) o WHERE o.checked_at < $1)",
-							  &parameters, SPI_OK_DELETE);
-	work->deleted += pa_query("DELETE FROM prod_analytics.captured_plans WHERE plan_id IN"
-							  " (SELECT o.plan_id FROM (SELECT plan_id, captured_at FROM prod_analytics.captured_plans"
-							  " ORDER BY plan_id LIMIT 10000) o WHERE o.captured_at < $1)",
-							  &parameters, SPI_OK_DELETE);
-}
-
-/*
- * purge_runs(so_far bigint) deletes some of the runs that are older than history_retention.
- */
-Datum
-pa_purge_runs(PG_FUNCTION_ARGS)
-{
-	Purge		work = {GetCurrentTimestamp() - pa_span_microseconds(pa_history_retention), 0};
-
-	pa_forbid_read_only("purge_runs()");
-	pa_do_as_owner(purge, &work);
-	if (work.deleted == 0)
-		PG_RETURN_NULL();
-
-	PG_RETURN_INT64(PG_GETARG_INT64(0) + work.deleted);
 }
 
 /*

@@ -57,8 +57,9 @@ DECLARE
 	state jsonb := started || '{"scanned": 0, "filled": 0, "locked": 0, "batches": 0, "rows_before": 0, "retry": 0, "ranges": []}';
 	last_run prod_analytics.etl_jobs;
 BEGIN
-	SELECT * INTO last_run FROM prod_analytics.etl_jobs j
-	WHERE j.job_name = backfill_resume.job_name AND j.job_id < backfill_resume.job_id AND j.status <> 'SKIPPED'
+	-- OFFSET 0 keeps the planner from going backwards through everybody's runs until it finds one of this job.
+	SELECT * INTO last_run FROM (SELECT * FROM prod_analytics.etl_jobs e WHERE e.job_name = backfill_resume.job_name OFFSET 0) j
+	WHERE j.job_id < backfill_resume.job_id AND j.status <> 'SKIPPED'
 	ORDER BY j.job_id DESC LIMIT 1;
 	IF last_run.status = 'FAILED' AND last_run.details @> started AND last_run.details ? 'position' THEN
 		state := state || jsonb_build_object('resumed', last_run.job_id, 'position', last_run.details->'position',

@@ -79,7 +79,35 @@ CREATE FUNCTION analyze_partitions(parent regclass)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION analyze_partitions(regclass) IS
-	'internal: ANALYZE a managed table as its owner';
+	'internal: update the statistics of a managed table as a whole, not those of its partitions, as its owner';
+
+CREATE FUNCTION must_analyze(parent regclass)
+	RETURNS boolean
+	LANGUAGE sql VOLATILE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	-- What autovacuum would ask of a table: whether enough rows have changed.  A partition that has been analyzed since
+	-- the parent was counts with all its rows, because how many of them had changed by then is not known any more.
+	SELECT p.analyzed_at IS NULL OR current_setting('autovacuum_analyze_threshold')::bigint
+			+ current_setting('autovacuum_analyze_scale_factor')::double precision * greatest(p.rows, l.rows)
+			< greatest(l.changed, abs(l.rows - p.rows))
+	FROM (
+		SELECT greatest(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)) AS analyzed_at,
+			greatest(c.reltuples, 0)::double precision AS rows
+		FROM pg_class c WHERE c.oid = must_analyze.parent
+	) p,
+	LATERAL (
+		SELECT coalesce(sum(pg_stat_get_live_tuples(t.relid)), 0)::double precision AS rows,
+			coalesce(sum(CASE
+				WHEN greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)) > p.analyzed_at
+				THEN greatest(pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid))
+				ELSE pg_stat_get_mod_since_analyze(t.relid) END), 0)::double precision AS changed
+		FROM pg_partition_tree(must_analyze.parent) t WHERE t.isleaf
+	) l
+$$;
+
+COMMENT ON FUNCTION must_analyze(regclass) IS
+	'internal: whether so many rows of a partitioned table have changed since it was analyzed as a whole that autovacuum would analyze an ordinary one, or that is not known';
 
 CREATE FUNCTION partition_warnings(parent regclass, at timestamptz)
 	RETURNS text[]
@@ -88,6 +116,14 @@ CREATE FUNCTION partition_warnings(parent regclass, at timestamptz)
 
 COMMENT ON FUNCTION partition_warnings(regclass, timestamptz) IS
 	'internal: what will go wrong with the partitions of parent if nobody does anything';
+
+CREATE FUNCTION default_holds_rows(parent regclass)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'pa_default_holds_rows'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION default_holds_rows(regclass) IS
+	'internal: whether there is a row in the default partition of parent';
 
 CREATE FUNCTION maintain_table(parent regclass, at timestamptz, phase text)
 	RETURNS jsonb
@@ -112,7 +148,9 @@ BEGIN
 				RETURN pg_catalog.jsonb_build_object('dropped', 1, 'partition', dropped);
 			END IF;
 		WHEN 'analyze' THEN
-			PERFORM prod_analytics.analyze_partitions(maintain_table.parent);
+			IF prod_analytics.must_analyze(maintain_table.parent) THEN
+				PERFORM prod_analytics.analyze_partitions(maintain_table.parent);
+			END IF;
 	END CASE;
 	RETURN NULL;
 END
@@ -218,7 +256,7 @@ END
 $$;
 
 COMMENT ON PROCEDURE maintain_partitions(regclass) IS
-	'bring the partitions of parent (NULL: of every managed table) in order: make the missing ones, move rows out of the default partition, drop the expired ones, ANALYZE the parent; commits after each step, so it can be cancelled and called again; runs once at a time, by the advisory lock hashtext(''etl_maintain_partitions''); logs the run in etl_jobs, with partitions_created, partitions_dropped, rows_moved, waits, warnings and errors in details; a table that fails is a WARNING and the run FAILED, the others go on; raises 25001 inside a transaction block';
+	'bring the partitions of parent (NULL: of every managed table) in order: make the missing ones, move rows out of the default partition, drop the expired ones, ANALYZE the parent when enough rows have changed; commits after each step, so it can be cancelled and called again; runs once at a time, by the advisory lock hashtext(''etl_maintain_partitions''); logs the run in etl_jobs, with partitions_created, partitions_dropped, rows_moved, waits, warnings and errors in details; a table that fails is a WARNING and the run FAILED, the others go on; raises 25001 inside a transaction block';
 
 CREATE FUNCTION managed_tables(parent regclass)
 	RETURNS regclass[]

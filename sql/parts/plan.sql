@@ -35,7 +35,7 @@ CREATE FUNCTION capture_plan(query text, run boolean DEFAULT false)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION capture_plan(text, boolean) IS
-	'keep the plan of a query, which the caller may be allowed to run, in captured_plans: a query that only reads is run, with times and buffers; one that changes or locks rows is run only when run is true, and then rolled back; returns plan_id, executed and plan, what EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) tells; raises 22004 for NULL, 42601 for what is not one statement, 0A000 for what has no plan, 25006 in a read-only transaction, and whatever the query raises (section 11)';
+	'keep the plan of a query, which the caller may be allowed to run, in captured_plans: a query that only reads is run, with times and buffers, in a read-only transaction; one that changes or locks rows, or calls a function that does, is planned, and run only when run is true, and then rolled back; returns plan_id, executed and plan, what EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) tells; raises 22004 for NULL, 42601 for what is not one statement, 0A000 for what has no plan, 25006 in a read-only transaction, and whatever the query raises (section 11)';
 
 CREATE FUNCTION slow_queries(max_rows integer DEFAULT 10)
 	RETURNS TABLE (query text, calls bigint, total_ms double precision, mean_ms double precision, rows bigint, hit_percent numeric)

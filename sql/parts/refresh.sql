@@ -38,6 +38,14 @@ CREATE FUNCTION verify_matview(matview regclass, sample_keys integer DEFAULT NUL
 COMMENT ON FUNCTION verify_matview(regclass, integer, boolean) IS
 	'compare a registered materialized view with a recomputation, as of one moment, in both directions: a row for each group that is missing, extra or different, none when it is exact; sample_keys compares about so many groups, chosen at random (NULL: all); repair mends what was found; columns that do not depend on rows, or on the order in which they are read, are left out, which a NOTICE says; raises 55000 when the view is not registered, 0A000 when it is not kept incrementally, 22023 when sample_keys is not positive, 22004 for NULL, 25006 with repair on a standby and in a read-only transaction';
 
+CREATE FUNCTION verify_settled(matview regclass, sample_keys integer)
+	RETURNS TABLE (problem text, stored jsonb, recomputed jsonb)
+	AS 'MODULE_PATHNAME', 'pa_verify_settled'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION verify_settled(regclass, integer) IS
+	'internal: verify_matview() of about so many groups, but for those that wait for a refresh';
+
 CREATE FUNCTION capture_changes()
 	RETURNS trigger
 	AS 'MODULE_PATHNAME', 'pa_capture_changes'
@@ -61,6 +69,31 @@ CREATE FUNCTION registered_matviews_changed()
 
 COMMENT ON FUNCTION registered_matviews_changed() IS
 	'internal: trigger of registered_matviews that lets all sessions know';
+
+CREATE FUNCTION make_matview_status()
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	AS $$
+BEGIN
+	CREATE OR REPLACE VIEW matview_status AS
+		SELECT r.matview, r.mode, r.reason, r.archive, c.pending_keys, c.everything_changed, c.oldest_pending_change,
+			s.refreshed_at, s.duration, s.method, s.verified_at,
+			CASE WHEN r.mode = 'incremental' THEN statement_timestamp() - least(c.oldest_pending_change,
+				CASE WHEN c.everything_changed THEN coalesce(s.refreshed_at, r.registered_at) END, statement_timestamp()) END AS lag
+		FROM registered_matviews r
+		LEFT JOIN refresh_state s ON s.matview_id = r.matview_id
+		CROSS JOIN LATERAL (
+			SELECT count(k.key) AS pending_keys, min(k.changed_at) AS oldest_pending_change,
+				r.mode = 'incremental' AND (count(*) > count(k.key) OR s.sources IS NULL) AS everything_changed
+			FROM changed_keys k WHERE k.matview_id = r.matview_id
+		) c;
+	COMMENT ON VIEW matview_status IS
+		'the registered materialized views: how each is kept (mode, and reason when it is full), its archive, how many changes of groups are pending and since when, or whether everything is taken to have changed, its last refresh and verification, and its lag: how long the oldest change has waited (0: none does; since the last refresh where everything is taken to have changed; NULL in mode full, where it is not known)';
+END
+$$;
+
+COMMENT ON FUNCTION make_matview_status() IS
+	'internal: make, or make anew, the view matview_status';
 
 CREATE FUNCTION make_refresh_tables()
 	RETURNS integer
@@ -145,19 +178,7 @@ BEGIN
 	END IF;
 
 	IF prod_analytics.is_missing('matview_status') THEN
-		CREATE VIEW matview_status AS
-			SELECT r.matview, r.mode, r.reason, r.archive, c.pending_keys,
-				r.mode = 'incremental' AND (c.is_everything OR s.sources IS NULL) AS everything_changed,
-				c.oldest_pending_change, s.refreshed_at, s.duration, s.method, s.verified_at
-			FROM registered_matviews r
-			LEFT JOIN refresh_state s ON s.matview_id = r.matview_id
-			CROSS JOIN LATERAL (
-				SELECT count(k.key) AS pending_keys, count(*) > count(k.key) AS is_everything,
-					min(k.changed_at) AS oldest_pending_change
-				FROM changed_keys k WHERE k.matview_id = r.matview_id
-			) c;
-		COMMENT ON VIEW matview_status IS
-			'the registered materialized views: how each is kept (mode, and reason when it is full), its archive, how many changes of groups are pending and since when, or whether everything is taken to have changed, and its last refresh and verification';
+		PERFORM prod_analytics.make_matview_status();
 		GRANT SELECT ON matview_status TO analytics_reader, analytics_operator;
 		made := made + 1;
 	END IF;

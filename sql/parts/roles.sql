@@ -144,8 +144,10 @@ BEGIN
 		prod_analytics.maintain_table(regclass, timestamptz, text),
 		prod_analytics.make_next_partition(regclass, timestamptz),
 		prod_analytics.managed_tables(regclass),
+		prod_analytics.must_analyze(regclass),
 		prod_analytics.partition_warnings(regclass, timestamptz),
-		prod_analytics.purge_runs(bigint),
+		prod_analytics.purge_batch(text, bigint),
+		prod_analytics.purge_next(jsonb),
 		prod_analytics.run_status(jsonb)
 		TO analytics_operator;
 END

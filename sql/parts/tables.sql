@@ -730,6 +730,28 @@ BEGIN
 			CREATE INDEX idx_etl_jobs_running ON etl_jobs (job_name) WHERE status = 'RUNNING';
 			COMMENT ON INDEX idx_etl_jobs_running IS
 				'runs that are going on, or whose process has died';
+		WHEN 6 THEN
+			-- A store may be older than one of these.
+			IF NOT prod_analytics.is_missing('matview_status') THEN
+				PERFORM prod_analytics.make_matview_status();
+			END IF;
+			IF NOT prod_analytics.is_missing('quality_checks') THEN
+				ALTER TABLE quality_checks ADD COLUMN timeout interval CHECK (timeout >= '1 millisecond');
+				COMMENT ON COLUMN quality_checks.timeout IS
+					'after how long the check is cancelled, which is an ERROR; NULL: never';
+				PERFORM prod_analytics.renew_checks('[
+					{"old_name": "orphan_events", "fingerprint": "9920123330ee9ffc"},
+					{"old_name": "missing_purchase_keys", "fingerprint": "e3781d24893df64b"},
+					{"old_name": "duplicate_events", "fingerprint": "19ba6e5c07352c38"},
+					{"old_name": "future_events", "fingerprint": "1fed0e9fde2ef931"},
+					{"old_name": "stale_events", "fingerprint": "6a1b1d4667893ae2"},
+					{"old_name": "low_volume", "fingerprint": "dfbab7ca24f4cf16"},
+					{"old_name": "anonymous_events", "fingerprint": "d83f5abaef649aeb", "new_name": "null_rates"},
+					{"old_name": "quarantine_growth", "fingerprint": "9c261b210729cd3e"},
+					{"old_name": "rows_in_default_partition", "fingerprint": "0345205e5c5271ec"},
+					{"old_name": "partition_runway", "fingerprint": "704b79a62a0d266b"},
+					{"old_name": "stale_matviews", "fingerprint": "3621d0f0318324c4"}]', 5);
+			END IF;
 	END CASE;
 END
 $$;
@@ -742,7 +764,7 @@ CREATE FUNCTION migrate_tables(new_functions oid[] DEFAULT NULL)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 DECLARE
-	newest CONSTANT integer := 5;
+	newest CONSTANT integer := 6;
 	found_version integer;
 	problem record;
 	difference text;

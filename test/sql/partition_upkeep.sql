@@ -300,6 +300,50 @@ END $$;
 SELECT p.runway('timestamptz') BETWEEN '2 days' AND '3 days' AS timestamptz, p.runway('timestamp') BETWEEN '2 days' AND '3 days' AS timestamp,
 	p.runway('date') BETWEEN '2 days' AND '3 days' AS date, p.runway('bigint', 'milliseconds') BETWEEN '2 days' AND '3 days' AS bigint,
 	p.runway('timestamptz', NULL, '2999-01-01') IS NULL AS endless;
+-- The statistics of a table as a whole are updated when enough rows have changed, and not by each run; those of its
+-- partitions are left to autovacuum, whose part is played here.
+CREATE TABLE p.grown (k timestamptz, n int) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.grown', 'k', '1 day', 2, 0);
+SELECT prod_analytics.ensure_partitions('p.grown') > 0 AS made;
+CREATE PROCEDURE p.each(command text) LANGUAGE plpgsql AS $$
+DECLARE leaf regclass;
+BEGIN
+	FOR leaf IN SELECT relid FROM pg_partition_tree('p.grown') WHERE isleaf LOOP
+		EXECUTE format(command, leaf);
+	END LOOP;
+END $$;
+CREATE FUNCTION p.analyzed() RETURNS TABLE (times bigint, rows real, columns bigint, partitions bigint) LANGUAGE sql AS $$
+	SELECT pg_stat_get_analyze_count('p.grown'::regclass), (SELECT reltuples FROM pg_class WHERE oid = 'p.grown'::regclass),
+		(SELECT count(*) FROM pg_stats WHERE schemaname = 'p' AND tablename = 'grown' AND inherited),
+		(SELECT sum(pg_stat_get_analyze_count(relid))::bigint FROM pg_partition_tree('p.grown') WHERE isleaf)
+$$;
+CALL p.each('ALTER TABLE %s SET (autovacuum_enabled = off)');
+INSERT INTO p.grown SELECT now(), n FROM generate_series(1, 1000) n;
+SELECT pg_stat_force_next_flush();
+CALL p.each('ANALYZE %s');
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+CALL prod_analytics.maintain_partitions('p.grown');
+INSERT INTO p.grown SELECT now(), n FROM generate_series(1, 100) n;
+SELECT pg_stat_force_next_flush();
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+UPDATE p.grown SET n = n + 1;
+SELECT pg_stat_force_next_flush();
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+CALL p.each('ANALYZE %s');
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+DELETE FROM p.grown WHERE n < 900;
+SELECT pg_stat_force_next_flush();
+CALL p.each('ANALYZE %s');
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
+SELECT prod_analytics.unmanage_partitions('p.grown');
+DROP TABLE p.grown;
 -- Ends that are no moment.
 CREATE TABLE p.i (k timestamptz) PARTITION BY RANGE (k);
 CREATE TABLE p.i_1 PARTITION OF p.i FOR VALUES FROM ('2026-01-01') TO ('infinity');

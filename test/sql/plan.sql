@@ -7,6 +7,8 @@ CREATE ROLE regress_operator LOGIN IN ROLE analytics_operator;
 CREATE TABLE things (id int PRIMARY KEY, n int);
 INSERT INTO things VALUES (1, 1), (2, 2);
 CREATE FUNCTION changes() RETURNS int LANGUAGE sql AS 'UPDATE public.things SET n = n + 100 RETURNING n';
+CREATE FUNCTION quiet() RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN count(*) FROM public.things; END';
+CREATE SEQUENCE counter;
 GRANT SELECT ON things TO regress_operator;
 
 -- What only reads is run.
@@ -25,7 +27,14 @@ SELECT executed FROM captured('INSERT INTO public.things VALUES (3, 3)');
 SELECT executed FROM captured('MERGE INTO public.things t USING (VALUES (1)) v (id) ON t.id = v.id WHEN MATCHED THEN DELETE');
 SELECT executed, node FROM captured('UPDATE public.things SET n = 5', true);
 SELECT executed FROM captured('DELETE FROM public.things', true);
-SELECT executed FROM captured('SELECT public.changes()');
+-- So is what calls a function that changes something: it is cut off at the first change.
+SELECT executed, node FROM captured('SELECT public.changes()');
+SELECT executed FROM captured('SELECT prod_analytics.ensure_partitions()');
+SELECT executed FROM captured($$SELECT nextval('public.counter')$$);
+SELECT executed, node FROM captured('SELECT public.changes()', true);
+SELECT executed FROM captured('SELECT public.quiet()');
+SHOW transaction_read_only;
+SELECT nextval('public.counter');
 TABLE things;
 -- Each plan is kept.
 SELECT query, executed, captured_by = current_user AS by_me, jsonb_typeof(plan->'Plan') AS plan FROM prod_analytics.captured_plans ORDER BY plan_id;
@@ -37,6 +46,13 @@ SELECT prod_analytics.capture_plan('');
 SELECT prod_analytics.capture_plan('SELECT 1; DROP TABLE things');
 SELECT prod_analytics.capture_plan('DROP TABLE things', true);
 SELECT prod_analytics.capture_plan('SELECT 1 INTO things2');
+PREPARE changing AS DELETE FROM things;
+SELECT prod_analytics.capture_plan('EXECUTE changing', true);
+SELECT prod_analytics.capture_plan('EXPLAIN ANALYZE DELETE FROM things', true);
+SELECT prod_analytics.capture_plan('CALL prod_analytics.purge_history()', true);
+SELECT prod_analytics.capture_plan('COPY things TO STDOUT', true);
+SELECT prod_analytics.capture_plan('CREATE TABLE things2 AS SELECT 1', true);
+SELECT prod_analytics.capture_plan('SELECT $1');
 SELECT prod_analytics.capture_plan('SELEC 1');
 SELECT prod_analytics.capture_plan('SELECT 1 / 0');
 SELECT prod_analytics.capture_plan('SELECT * FROM nothing');
@@ -66,7 +82,8 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 END $$;
 DROP EXTENSION pg_stat_statements;
 
-DROP FUNCTION captured, changes;
+DROP FUNCTION captured, changes, quiet;
+DROP SEQUENCE counter;
 DROP TABLE things;
 DROP SCHEMA prod_analytics CASCADE;
 DROP ROLE regress_operator;

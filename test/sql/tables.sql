@@ -45,13 +45,19 @@ SELECT prod_analytics.create_tables();
 SELECT to_regclass('prod_analytics.idx_events_props_gin') IS NULL AS still_dropped;
 SELECT attname FROM pg_attribute WHERE attrelid = 'prod_analytics.events'::regclass AND attname = 'campaign';
 
--- Migration: tables of version 1 had no device_type, those of version 2 no retention, and those of version 4 no jobs.
+-- Migration: tables of version 1 had no device_type, those of version 2 no retention, those of version 4 no jobs,
+-- and those of version 5 no timeout of checks and no lag of materialized views.
 BEGIN;
 CREATE TEMPORARY TABLE fresh AS SELECT * FROM prod_analytics.relation_columns('prod_analytics');
 DROP VIEW prod_analytics.partition_status, prod_analytics.job_status, prod_analytics.worker_status;
 DROP TABLE prod_analytics.job_state, prod_analytics.jobs;
 DROP INDEX prod_analytics.idx_etl_jobs_running;
 ALTER TABLE prod_analytics.partition_policies DROP COLUMN retention, DROP COLUMN epoch_unit;
+ALTER TABLE prod_analytics.quality_checks DROP COLUMN timeout;
+DO $$ BEGIN
+	EXECUTE format('DROP VIEW prod_analytics.matview_status; CREATE VIEW prod_analytics.matview_status AS %s',
+		regexp_replace(pg_get_viewdef('prod_analytics.matview_status'::regclass), ',\s+CASE\s+WHEN r.mode = ''incremental''.* AS lag', ''));
+END $$;
 UPDATE prod_analytics.schema_version SET version = 2;
 SAVEPOINT version_2;
 SELECT prod_analytics.create_tables();

@@ -262,17 +262,6 @@ SELECT prod_analytics.add_missing_states('2026-03-01 10:30');
 SELECT next_run_at FROM prod_analytics.job_status WHERE job_name = 'mended';
 SELECT prod_analytics.unschedule_job('mended');
 
--- The history is bounded.
-INSERT INTO prod_analytics.etl_jobs (job_name, started_at, finished_at, status)
-SELECT 'old', now() - interval '100 days' + n * interval '1 minute', now(), 'SUCCESS' FROM generate_series(1, 25000) n;
-UPDATE prod_analytics.etl_jobs SET job_id = -job_id WHERE job_name = 'old';
-CALL prod_analytics.purge_history();
-SELECT status, rows_processed FROM prod_analytics.etl_jobs WHERE job_name = 'purge_history';
-SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name = 'old';
-SELECT count(*) > 10 AS others FROM prod_analytics.etl_jobs WHERE job_name <> 'old';
-CALL prod_analytics.purge_history();
-SELECT status, rows_processed FROM prod_analytics.etl_jobs WHERE job_name = 'purge_history' ORDER BY job_id;
-
 -- Unscheduled, a job is forgotten, and its log is kept.
 SELECT prod_analytics.unschedule_job('second');
 SELECT prod_analytics.unschedule_job('first');
