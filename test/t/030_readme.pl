@@ -1,4 +1,7 @@
-# Every SQL example in the README and in docs/ runs as printed, one document after the other.
+# Every SQL example in the README and in docs/ runs as printed, and prints what is shown.
+#
+# The README's run in an empty database, those of another document in one where the extension is installed.  A block of
+# "output" behind an example of "sql" is what psql prints of it, tuples only and unaligned.
 
 use strict;
 use warnings;
@@ -23,10 +26,60 @@ sub code_blocks
 	return @blocks;
 }
 
+# What psql printed, as documents show it: without its prefix, and without white space at the end of lines.
+sub printed
+{
+	my ($text) = @_;
+
+	$text =~ s/^psql:<stdin>:\d+: //mg;
+	$text =~ s/[ \t]+$//mg;
+	return split /\n/, $text;
+}
+
+# Whether lines are those that a document shows; its "…" stands for any number of lines.
+sub is_as_shown
+{
+	my ($shown, $lines, $name) = @_;
+	my $pattern = '';
+
+	foreach my $line (@$shown)
+	{
+		$line =~ s/\s+$//;
+		$pattern .= $line =~ /^\s*…$/ ? '(?:.*\n)*?' : quotemeta($line) . '\n';
+	}
+	like(join('', map { "$_\n" } @$lines), qr/\A$pattern\z/, $name);
+}
+
+# Run an example; it must not fail or warn, unless the document shows what it prints.
+sub run_example
+{
+	my ($node, $database, $example, $output, $name) = @_;
+	my ($out, $err);
+	my $code = $node->psql($database, $example, stdout => \$out, stderr => \$err, on_error_stop => !defined $output);
+
+	if (!defined $output)
+	{
+		is($code, 0, "$name runs") or diag($err);
+		unlike($err, qr/^WARNING/m, "$name warns of nothing");
+		return;
+	}
+
+	# what else is told (LINE, CONTEXT) says nothing to readers
+	my $message = qr/^(?:ERROR|WARNING|NOTICE|DETAIL|HINT): /;
+	my @shown = split /\n/, $output;
+
+	is_as_shown([ grep { $_ !~ $message } @shown ], [ printed($out) ], "$name prints what is shown");
+	is_as_shown([ grep { $_ =~ $message } @shown ], [ grep { $_ =~ $message } printed($err) ], "$name tells what is shown");
+}
+
+# Documents show times in UTC.
+$ENV{PGTZ} = 'UTC';
+
 my $node = PostgreSQL::Test::Cluster->new('readme');
 $node->init;
 $node->start;
-$node->safe_psql('postgres', 'CREATE DATABASE app');
+$node->safe_psql('postgres', 'CREATE DATABASE installed');
+$node->safe_psql('installed', 'CREATE EXTENSION prod_analytics CASCADE; SELECT prod_analytics.ensure_partitions()');
 
 # \copy reads its file relative to the working directory.
 my $directory = PostgreSQL::Test::Utils::tempdir;
@@ -38,17 +91,19 @@ chdir $directory or die "cannot change to $directory: $!";
 my %run;
 foreach my $document (@documents)
 {
-	foreach my $block (code_blocks("$top/$document"))
+	my @blocks = code_blocks("$top/$document");
+	my $database = $document eq 'README.md' ? 'app' : $document;
+
+	$node->safe_psql('postgres', qq{CREATE DATABASE "$database"} . ($database eq 'app' ? '' : ' TEMPLATE installed'));
+	for my $i (0 .. $#blocks)
 	{
-		my ($language, $text, $line) = @$block;
+		my ($language, $text, $line) = @{ $blocks[$i] };
+		my $next = $blocks[ $i + 1 ];
 
 		append_to_file('events.csv', $text) if $language eq 'csv';
 		next if $language ne 'sql';
 
-		my ($out, $err);
-		my $code = $node->psql('app', $text, stdout => \$out, stderr => \$err, on_error_stop => 1);
-		is($code, 0, "$document:$line runs") or diag($err);
-		unlike($err, qr/^WARNING/m, "$document:$line warns of nothing");
+		run_example($node, $database, $text, defined $next && $next->[0] eq 'output' ? $next->[1] : undef, "$document:$line");
 		$run{$document}++;
 	}
 }
