@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# The code blocks of a document: a list of [language, text, line].
+# The code blocks of a document: a list of [language, text, line].  (The language "sql pg_cron" is run by another test.)
 sub code_blocks
 {
 	my ($document) = @_;
@@ -21,7 +21,7 @@ sub code_blocks
 		$line++;
 		if (defined $language && $text =~ /^```\s*$/) { undef $language; }
 		elsif (defined $language) { $blocks[-1]->[1] .= $text; }
-		elsif ($text =~ /^```(\w*)\s*$/) { $language = $1; push @blocks, [ $1, '', $line ]; }
+		elsif ($text =~ /^```([\w ]*)\s*$/) { $language = $1; push @blocks, [ $1, '', $line ]; }
 	}
 	return @blocks;
 }
