@@ -5,6 +5,7 @@
 
 use strict;
 use warnings;
+use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -108,6 +109,54 @@ foreach my $document (@documents)
 	}
 }
 cmp_ok($run{'README.md'}, '>=', 6, 'the README has examples');
+
+# Links lead somewhere: to a file below the top, and to a heading in it.
+sub anchors
+{
+	return map { my $anchor = lc $_; $anchor =~ s/[^\w\s-]//g; $anchor =~ s/\s/-/g; $anchor => 1 } slurp_file($_[0]) =~ /^#+ (.*?)\s*$/mg;
+}
+foreach my $document (@documents, 'bench/README.md', 'src/README.md')
+{
+	my $text = slurp_file("$top/$document");
+
+	while ($text =~ /\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)/g)
+	{
+		my ($path, $anchor) = ($1, $2);
+		next if $path =~ m{^(\.\./)?[A-Z]+(\.md)?$};
+
+		my $target = $path eq '' ? "$top/$document" : dirname("$top/$document") . "/$path";
+
+		ok(-e $target, "$document links to $path, which is there") if $path ne '';
+		ok({ anchors($target) }->{$anchor}, "$document links to #$anchor of $path, which is there") if defined $anchor && -e $target;
+	}
+}
+my $index = slurp_file("$top/docs/README.md");
+foreach my $guide (grep { $_ ne 'docs/README.md' } @documents[1 .. $#documents])
+{
+	like($index, qr/\(\Q@{[ basename($guide) ]}\E\)/, "the index of guides lists $guide");
+}
+
+# The README's figures are those that were measured.
+sub measured
+{
+	my ($text) = @_;
+	my (%ratios, $command);
+
+	while ($text =~ /^\| (?:`([^`]*)` )?\|.*\| ([0-9.]+) \|$/mg)
+	{
+		$command = $1 if defined $1;
+		$ratios{"$command $2"} = 1;
+	}
+	return \%ratios;
+}
+my ($performance) = slurp_file("$top/README.md") =~ /^## Performance\n(.*?)^## /ms;
+my $measured = measured(slurp_file("$top/bench/README.md"));
+my @figures = $performance =~ /^\|.*\| `([^`]*)` \| ([0-9.]+) \|$/mg;
+cmp_ok(scalar(@figures), '>=', 10, 'the README has figures');
+while (my ($command, $ratio) = splice(@figures, 0, 2))
+{
+	ok($measured->{"$command $ratio"}, "the README's $ratio of $command is in bench/README.md");
+}
 
 # What the examples claim to show.
 is($node->safe_psql('app', q{SELECT purchases, revenue FROM prod_analytics.mv_org_daily_metrics ORDER BY event_date DESC LIMIT 1}),
