@@ -277,16 +277,18 @@ install_packages() {
 
 # Install also what only the tests need.
 install_test_packages() {
-	local hll
+	local extension package
 
 	install_packages libipc-run-perl libtext-csv-xs-perl pgbouncer
 	command -v apt-get >/dev/null || return 0
-	hll=postgresql-$PG_MAJOR-hll
-	if package_installed "$hll" || apt-cache show "$hll" >/dev/null 2>&1; then
-		ensure_packages "$hll"
-	else
-		say "there is no package $hll: tests that need it will say so"
-	fi
+	for extension in hll partman cron; do
+		package=postgresql-$PG_MAJOR-$extension
+		if package_installed "$package" || apt-cache show "$package" >/dev/null 2>&1; then
+			ensure_packages "$package"
+		else
+			say "there is no package $package: tests that need it will say so"
+		fi
+	done
 }
 
 

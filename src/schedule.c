@@ -13,6 +13,8 @@
  */
 #include "prod_analytics.h"
 
+#include <ctype.h>
+
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -248,6 +250,13 @@ pa_parse_schedule(const char *text, PaSchedule *schedule)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not a schedule", text),
 				 errdetail("A cron expression has five fields: minute, hour, day of the month, month, and day of the week.")));
+	else if (text[0] == '@' && isalpha((unsigned char) text[1]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a schedule", text),
+				 errdetail("Cron's names for schedules are not known."),
+				 errhint("Say '1 hour' for @hourly, '1 day' for @daily, '0 0 * * 0' for @weekly, '1 month' for @monthly,"
+						 " '1 year' for @yearly.")));
 	else
 		parse_interval(text, schedule);
 }
