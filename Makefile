@@ -3,6 +3,7 @@
 #   make demo [DATA=file.csv ...]   see it work, on a machine that has nothing installed
 #   make test                       install what is needed, build, run every suite
 #   make fuzz [RUNS=n] [SEED=n]     fuzz the JSON Schema validator
+#   make bench [BENCH="a b"]        measure, and print one table of ratios
 #   make && make install            build and install by hand
 #   make installcheck               the suites against a running server
 
@@ -152,9 +153,9 @@ EXTRA_CLEAN = sql/prod_analytics--*.sql log tmp_check results output_iso
 PG_CONFIG ?= pg_config
 
 # The commands that set a machine up come first: they work where PGXS is not installed yet.
-ifneq ($(filter demo test fuzz check-version,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test fuzz bench check-version,$(MAKECMDGOALS)),)
 
-.PHONY: demo test fuzz check-version
+.PHONY: demo test fuzz bench check-version
 # A relative DATA is relative to where make was called, also with make -C.
 demo: export CALLED_FROM = $(PWD)
 demo:
@@ -163,6 +164,8 @@ test: check-version
 	@scripts/test
 fuzz:
 	@scripts/fuzz
+bench:
+	@scripts/bench
 check-version:
 	@scripts/check_version "$(EXTVERSION)"
 

@@ -5,19 +5,24 @@
 # shellcheck source-path=SCRIPTDIR source=../scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 
+# Print the first number, or the second one where "make bench" wants the benchmarks smaller.
+sized() {
+	if [ "${BENCH_SIZE:-full}" = small ]; then echo "$2"; else echo "$1"; fi
+}
+
 # How often a measurement is repeated; the smallest time counts, since noise only ever adds.
-REPEAT=${REPEAT:-3}
+REPEAT=${REPEAT:-$(sized 3 2)}
 
 # More settings of the server, each like a line of postgresql.conf.
 BENCH_SETTINGS=()
 
 # Start a server that syncs like a real one, with the extension in database "bench".  The arguments are
-# further packages that the benchmark needs.
+# further packages that the benchmark needs.  BENCH_INSTALLED says that the extension is built and installed already.
 start_bench() {
 	BENCH_DIR=$(temp_dir)
 	trap 'stop_cluster "$BENCH_DIR/cluster" >/dev/null 2>&1 || true; rm -rf "$BENCH_DIR"' EXIT
 	install_packages "$@"
-	build_and_install "$BENCH_DIR/build" >/dev/null
+	[ -n "${BENCH_INSTALLED:-}" ] || build_and_install "$BENCH_DIR/build" >/dev/null
 	start_cluster "$BENCH_DIR/cluster" "shared_buffers = 1GB" "max_wal_size = 8GB" \
 		"max_locks_per_transaction = 1024" "autovacuum = off" "${BENCH_SETTINGS[@]}" >/dev/null
 	"$(pg_program createdb)" bench
@@ -49,8 +54,13 @@ milliseconds() {
 	done | sort -g | head -n 1
 }
 
-# Print a line: what was compared, both times and their ratio.
+# Print a line: what was compared, both figures and their ratio; and, for the table of "make bench", add one to the file
+# BENCH_RESULTS.  $5: the unit, unless it is ms.
 ratio() {
-	awk -v what="$1" -v ours="$2" -v theirs="$3" -v against="$4" \
-		'BEGIN { printf "%-44s %10.1f ms   %s %10.1f ms   ratio %.3f\n", what, ours, against, theirs, ours / theirs }'
+	local unit=${5:-ms}
+
+	awk -v what="$1" -v ours="$2" -v theirs="$3" -v against="$4" -v unit="$unit" \
+		'BEGIN { printf "%-60s %10.1f %s   %s %10.1f %s   ratio %.3f\n", what, ours, unit, against, theirs, unit, ours / theirs }'
+	[ -z "${BENCH_RESULTS:-}" ] ||
+		printf '%s\t' "$(basename "$0")" "$1" "$2" "$3" "$4" "$unit" | sed 's/\t$/\n/' >>"$BENCH_RESULTS"
 }
