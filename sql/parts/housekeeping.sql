@@ -38,8 +38,8 @@ CREATE PROCEDURE purge_history()
 -- A procedure that commits cannot have a search_path of its own, so nothing here depends on the caller's.
 DECLARE
 	job CONSTANT bigint := prod_analytics.job_begin('purge_history');
-	state jsonb;
-	next_state jsonb;
+	state pg_catalog.jsonb;
+	next_state pg_catalog.jsonb;
 BEGIN
 	IF job IS NULL THEN
 		RAISE NOTICE 'another session is purging the history';
