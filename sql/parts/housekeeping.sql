@@ -32,6 +32,14 @@ $$;
 COMMENT ON FUNCTION purge_next(jsonb) IS
 	'internal: the next step of purge_history(): from the state that the one before it has left (NULL: there was none) to the state after it, NULL when all is done';
 
+CREATE FUNCTION purge_runs(so_far bigint)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'pa_purge_runs'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION purge_runs(bigint) IS
+	'internal: a step of purge_history() in version 0.1.0, whose dumps name it in a GRANT';
+
 CREATE PROCEDURE purge_history()
 	LANGUAGE plpgsql
 	AS $$

@@ -148,6 +148,7 @@ BEGIN
 		prod_analytics.partition_warnings(regclass, timestamptz),
 		prod_analytics.purge_batch(text, bigint),
 		prod_analytics.purge_next(jsonb),
+		prod_analytics.purge_runs(bigint),
 		prod_analytics.run_status(jsonb)
 		TO analytics_operator;
 END

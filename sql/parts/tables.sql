@@ -739,6 +739,8 @@ BEGIN
 				ALTER TABLE quality_checks ADD COLUMN timeout interval CHECK (timeout >= '1 millisecond');
 				COMMENT ON COLUMN quality_checks.timeout IS
 					'after how long the check is cancelled, which is an ERROR; NULL: never';
+				COMMENT ON COLUMN quality_checks.query IS
+					'a SELECT without parameters that returns the failing rows; it runs as the owner of this table, with search_path pg_catalog, in a read-only transaction';
 				PERFORM prod_analytics.renew_checks('[
 					{"old_name": "orphan_events", "fingerprint": "9920123330ee9ffc"},
 					{"old_name": "missing_purchase_keys", "fingerprint": "e3781d24893df64b"},
@@ -751,6 +753,10 @@ BEGIN
 					{"old_name": "rows_in_default_partition", "fingerprint": "0345205e5c5271ec"},
 					{"old_name": "partition_runway", "fingerprint": "704b79a62a0d266b"},
 					{"old_name": "stale_matviews", "fingerprint": "3621d0f0318324c4"}]', 5);
+			END IF;
+			IF NOT prod_analytics.is_missing('quality_results') THEN
+				COMMENT ON COLUMN quality_results.sample IS
+					'at most ten of them; of each at most 8 kB: of a value that is too big there is only how many bytes it has';
 			END IF;
 	END CASE;
 END
