@@ -35,11 +35,12 @@ COMMENT ON FUNCTION purge_next(jsonb) IS
 CREATE PROCEDURE purge_history()
 	LANGUAGE plpgsql
 	AS $$
--- A procedure that commits cannot have a search_path of its own, so nothing here depends on the caller's.
+-- A procedure that commits cannot have a search_path of its own, so nothing here depends on the caller's: functions and
+-- types are qualified.
 DECLARE
 	job CONSTANT bigint := prod_analytics.job_begin('purge_history');
-	state jsonb;
-	next_state jsonb;
+	state pg_catalog.jsonb;
+	next_state pg_catalog.jsonb;
 BEGIN
 	IF job IS NULL THEN
 		RAISE NOTICE 'another session is purging the history';
