@@ -101,11 +101,11 @@ sub check
 	$target->safe_psql($database, 'REVOKE EXECUTE ON FUNCTION prod_analytics.event_schema_report(text, timestamptz, timestamptz) FROM analytics_reader');
 
 	# A partition that comes later has what the parent has, and what the user has taken from the others too.
-	$target->safe_psql($database, q{SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2032-01-01', '2032-01-02'); SELECT prod_analytics.ensure_partitions('team.t', '2027-03-15')});
-	is($target->safe_psql($database, q{SELECT string_agg(a, ' ' ORDER BY a) FROM (SELECT replace(unnest(relacl)::text, 'm', '') FROM pg_class WHERE oid = 'prod_analytics.events_p20320101'::regclass) a (a) WHERE a NOT LIKE 'postgres=%'}),
+	$target->safe_psql($database, q{SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2092-01-01', '2092-01-02'); SELECT prod_analytics.ensure_partitions('team.t', '2027-03-15')});
+	is($target->safe_psql($database, q{SELECT string_agg(a, ' ' ORDER BY a) FROM (SELECT replace(unnest(relacl)::text, 'm', '') FROM pg_class WHERE oid = 'prod_analytics.events_p20920101'::regclass) a (a) WHERE a NOT LIKE 'postgres=%'}),
 		$target->safe_psql($database, q{SELECT string_agg(a, ' ' ORDER BY a) FROM (SELECT replace(unnest(relacl)::text, 'm', '') FROM pg_class WHERE oid = 'prod_analytics.events'::regclass) a (a) WHERE a NOT LIKE 'postgres=%'}), "$how: a new partition");
 	is($target->safe_psql($database, q{SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'team.t_p20270301'::regclass}), 'Team; DROP ROLE auditor', "$how: a new partition of somebody else's table");
-	$target->safe_psql($database, q{DROP TABLE prod_analytics.events_p20320101});
+	$target->safe_psql($database, q{DROP TABLE prod_analytics.events_p20920101});
 	return;
 }
 
