@@ -11,6 +11,7 @@
 #include "partition.h"
 #include "query.h"
 #include "refresh.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -118,6 +119,23 @@ expire_listed(Expiry *expiry, List *partitions)
 }
 
 /*
+ * check_clock refuses a clock that is ahead of ours to everybody but the owner of the table: with it all that is kept
+ * would be older than the retention that he has given.
+ */
+static void
+check_clock(Expiry *expiry)
+{
+	Oid			owner = pa_owner(expiry->policy->parent);
+
+	if (expiry->at > GetCurrentTimestamp() && !has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only the owner of table \"%s\" may drop partitions before they expire", get_rel_name(expiry->policy->parent)),
+				 errdetail("\"at\" lies in the future."),
+				 errhint("Leave \"at\" out.")));
+}
+
+/*
  * do_expiry is the work of an Expiry.
  */
 static void
@@ -128,6 +146,7 @@ do_expiry(void *argument)
 	List	   *expired;
 
 	pa_check_policy(expiry->policy);
+	check_clock(expiry);
 	if (pa_expired(expiry->policy, expiry->at) == NIL)
 		return;
 

@@ -43,7 +43,8 @@ COMMENT ON FUNCTION purge_runs(bigint) IS
 CREATE PROCEDURE purge_history()
 	LANGUAGE plpgsql
 	AS $$
--- A procedure that commits cannot have a search_path of its own, so nothing here depends on the caller's.
+-- A procedure that commits cannot have a search_path of its own, so nothing here depends on the caller's: functions and
+-- types are qualified.
 DECLARE
 	job CONSTANT bigint := prod_analytics.job_begin('purge_history');
 	state pg_catalog.jsonb;

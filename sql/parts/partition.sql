@@ -38,7 +38,7 @@ CREATE FUNCTION drop_expired_partitions(parent regclass DEFAULT NULL, at timesta
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION drop_expired_partitions(regclass, timestamptz, boolean) IS
-	'detach and drop (keep_table: only detach) the partitions of parent (NULL: of every managed table; one that fails is a WARNING) whose end is older than the retention at a moment, oldest first, but never the last one; returns how many, at most 100 a table and call; raises 55000 when parent has no policy, 23503 when rows of another table refer to one, 55P03 when a lock cannot be had, and 55000 or under REPEATABLE READ 0A000 when the groups of a materialized view cannot be archived';
+	'detach and drop (keep_table: only detach) the partitions of parent (NULL: of every managed table; one that fails is a WARNING) whose end is older than the retention at a moment, oldest first, but never the last one; returns how many, at most 100 a table and call; raises 55000 when parent has no policy, 42501 for a moment in the future unless the table is the caller''s, 23503 when rows of another table refer to one, 55P03 when a lock cannot be had, and 55000 or under REPEATABLE READ 0A000 when the groups of a materialized view cannot be archived';
 
 CREATE FUNCTION plan_partitions(parent regclass DEFAULT NULL, at timestamptz DEFAULT now())
 	RETURNS TABLE (table_name regclass, partition_name text, lower_bound text, upper_bound text,

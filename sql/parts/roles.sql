@@ -40,10 +40,6 @@ CREATE FUNCTION grant_privileges()
 BEGIN
 	GRANT USAGE ON SCHEMA prod_analytics TO analytics_reader, analytics_loader, analytics_operator;
 
-	-- Section 15: what the owner makes in the schema later is readable too.
-	ALTER DEFAULT PRIVILEGES IN SCHEMA prod_analytics
-		GRANT SELECT ON TABLES TO analytics_reader, analytics_operator;
-
 	GRANT EXECUTE ON ROUTINE
 		prod_analytics.backfill_column(regclass, name, text, integer),
 		prod_analytics.cancel_job(text),
@@ -156,3 +152,15 @@ $$;
 
 COMMENT ON FUNCTION grant_privileges() IS
 	'internal: give the roles analytics_reader, analytics_loader and analytics_operator their privileges on the schema and its functions (section 15)';
+
+CREATE FUNCTION grant_later_tables()
+	RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	ALTER DEFAULT PRIVILEGES IN SCHEMA prod_analytics
+		GRANT SELECT ON TABLES TO analytics_reader, analytics_operator
+$$;
+
+COMMENT ON FUNCTION grant_later_tables() IS
+	'internal: let the roles read what the owner makes in the schema later too (section 15), once: who has taken that back does not want it';

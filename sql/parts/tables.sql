@@ -816,6 +816,9 @@ BEGIN
 	-- What the user has disabled stays so.
 	is_first := prod_analytics.is_missing('registered_matviews');
 	has_no_jobs := prod_analytics.is_missing('jobs');
+	IF found_version IS NULL THEN
+		PERFORM prod_analytics.grant_later_tables();
+	END IF;
 	made := prod_analytics.make_tables();
 	IF new_functions IS NULL THEN
 		PERFORM prod_analytics.grant_privileges();

@@ -151,7 +151,7 @@ SELECT * FROM prod_analytics.verify_matview('prod_analytics.mv_org_daily_metrics
 CALL prod_analytics.maintain_partitions();
 SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2010-01-01', '2010-03-01') AS made;
 SELECT FROM prod_analytics.plan_partitions();
-SELECT prod_analytics.drop_expired_partitions() AS dropped;
+SELECT prod_analytics.drop_expired_partitions() IS NULL AS nothing;
 SELECT FROM prod_analytics.run_quality_checks() LIMIT 0;
 SELECT prod_analytics.register_event_schema('evil', '{"pattern": "^a+$"}');
 SELECT FROM prod_analytics.validate_event('evil', '{"a": 1}');
@@ -309,17 +309,30 @@ CALL prod_analytics.backfill_column('prod_analytics.events', 'device_type', '''f
 RESET ROLE;
 SELECT DISTINCT tgrelid::regclass AS "table" FROM pg_trigger WHERE tgfoid::regproc::text = 'prod_analytics.capture_changes' AND tgparentid = 0 ORDER BY 1;
 
+-- An operator expires what has expired, by no clock of his own.
+UPDATE prod_analytics.partition_policies SET retention = '1 month' WHERE parent = 'prod_analytics.events';
+CREATE TEMP TABLE before AS SELECT inhrelid FROM pg_inherits WHERE inhparent = 'prod_analytics.events'::regclass;
+SET ROLE regress_operator;
+-- error: the future
+SELECT prod_analytics.drop_expired_partitions('prod_analytics.events', 'tomorrow');
+SELECT prod_analytics.drop_next_partition('prod_analytics.events', '2999-01-01');
+SELECT prod_analytics.drop_expired_partitions('prod_analytics.events', now() + interval '1 hour');
+RESET ROLE;
+SELECT count(*) AS dropped FROM before WHERE inhrelid NOT IN (SELECT oid FROM pg_class);
+DROP TABLE before;
+UPDATE prod_analytics.partition_policies SET retention = '20 years' WHERE parent = 'prod_analytics.events';
+
 -- A table that stands where a partition is to be made, with the attacker's code in it, is neither used nor dropped.
 -- (He must have been able to make one in our schema, which only a grant of CREATE lets him.)
 GRANT CREATE ON SCHEMA prod_analytics TO regress_mallory;
 SET ROLE regress_mallory;
-CREATE TABLE prod_analytics.events_p20350101 (LIKE prod_analytics.events);
-CREATE TRIGGER planted BEFORE INSERT ON prod_analytics.events_p20350101 FOR EACH ROW EXECUTE FUNCTION evil.on_change();
+CREATE TABLE prod_analytics.events_p20950101 (LIKE prod_analytics.events);
+CREATE TRIGGER planted BEFORE INSERT ON prod_analytics.events_p20950101 FOR EACH ROW EXECUTE FUNCTION evil.on_change();
 RESET ROLE;
 REVOKE CREATE ON SCHEMA prod_analytics FROM regress_mallory;
 -- error: it is in the way
-SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2035-01-01', '2035-02-01');
-DROP TABLE prod_analytics.events_p20350101;
+SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2095-01-01', '2095-02-01');
+DROP TABLE prod_analytics.events_p20950101;
 -- error: nor is a partition that became his adopted
 BEGIN;
 ALTER TABLE prod_analytics.events_default OWNER TO regress_mallory;
@@ -540,10 +553,10 @@ SELECT DISTINCT event_type FROM prod_analytics.funnel('{purchase,view}') WHERE u
 SELECT count(*) AS users FROM prod_analytics.users_without_event('purchase');
 RESET ROLE;
 -- New partitions show nothing to who goes round the parent.
-SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2034-01-01', '2034-01-02') AS made;
-INSERT INTO prod_analytics.events (event_type, event_time) VALUES ('view', '2034-01-01');
+SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2094-01-01', '2094-01-02') AS made;
+INSERT INTO prod_analytics.events (event_type, event_time) VALUES ('view', '2094-01-01');
 SET ROLE regress_reader;
-SELECT count(*) AS rows FROM prod_analytics.events_p20340101;
+SELECT count(*) AS rows FROM prod_analytics.events_p20940101;
 RESET ROLE;
 ALTER TABLE prod_analytics.events DISABLE ROW LEVEL SECURITY;
 ALTER TABLE prod_analytics.users DISABLE ROW LEVEL SECURITY;
@@ -573,7 +586,7 @@ SET client_min_messages = error;
 SET transform_null_equals = on;
 SELECT job_name, (prod_analytics.run_job(job_name)) OPERATOR(pg_catalog.->>) 'status' AS status
 FROM (VALUES ('ingest_events'), ('upsert_users'), ('refresh_matviews')) j (job_name);
-SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2033-01-01', '2033-01-02') AS made;
+SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2093-01-01', '2093-01-02') AS made;
 SELECT prod_analytics.redrive_events() OPERATOR(pg_catalog.>=) 0 AS redriven;
 SELECT FROM prod_analytics.run_quality_checks() LIMIT 0;
 RESET search_path;
