@@ -125,6 +125,7 @@ SQL_PARTS = \
 	sql/parts/quality.sql \
 	sql/parts/worker.sql \
 	sql/parts/housekeeping.sql \
+	sql/parts/observability.sql \
 	sql/parts/sample.sql \
 	sql/parts/privileges.sql \
 	sql/parts/install.sql
@@ -137,7 +138,7 @@ UPDATES = $(foreach version,$(VERSIONS),sql/prod_analytics--$(version)--$(EXTVER
 DATA_built = sql/prod_analytics--$(EXTVERSION).sql $(UPDATES)
 
 # On PostgreSQL 15 isolation tests look for their expected files in output_iso unless told.
-REGRESS = settings schedule worker housekeeping quality plan tables adoption attacks partition partition_policy partition_upkeep ingest users redrive backfill metrics \
+REGRESS = settings schedule worker housekeeping quality observability plan tables adoption attacks partition partition_policy partition_upkeep ingest users redrive backfill metrics \
 	refresh_view refresh_archive refresh_verify refresh_register refresh_stale refresh_capture validation validation_pattern \
 	validation_format validation_event funnel active_users retention hierarchy search joins script sample roles comments
 REGRESS_OPTS = --inputdir=test --outputdir=.

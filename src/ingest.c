@@ -570,6 +570,7 @@ ingest_batch(void *argument)
 	ingest->window = pa_span_microseconds(pa_dedupe_window);
 	ingest->counts.oldest = DT_NOEND;
 	ingest->counts.newest = DT_NOBEGIN;
+	ingest->counts.first_arrival = DT_NOEND;
 	ingest->homeless = tuplestore_begin_heap(false, false, work_mem);
 
 	show_progress(ingest);
@@ -624,6 +625,8 @@ success_details(Ingest *ingest)
 	if (counts->inserted > 0)
 		appendStringInfo(&text, ", \"oldest\": \"%s\", \"newest\": \"%s\"",
 						 pa_instant_text(counts->oldest), pa_instant_text(counts->newest));
+	if (!TIMESTAMP_NOT_FINITE(counts->first_arrival))
+		appendStringInfo(&text, ", \"lag_seconds\": %.3f", Max(GetCurrentTimestamp() - counts->first_arrival, 0) / 1e6);
 	appendStringInfoChar(&text, '}');
 	pa_utc_leave(guc_level);
 

@@ -87,6 +87,7 @@ typedef struct IngestCounts
 	int64		chunks;
 	TimestampTz oldest;			/* event_time of what was inserted */
 	TimestampTz newest;
+	TimestampTz first_arrival;	/* the earliest received_at of what was inserted */
 } IngestCounts;
 
 /* One run. */

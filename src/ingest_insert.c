@@ -387,6 +387,7 @@ count_events(Insertion *insertion)
 
 		counts->oldest = Min(counts->oldest, event_time);
 		counts->newest = Max(counts->newest, event_time);
+		counts->first_arrival = Min(counts->first_arrival, DatumGetTimestampTz(insertion->rows[i]->values[STAGED_RECEIVED_AT]));
 	}
 }
 

@@ -507,6 +507,7 @@ BEGIN
 	made := made + prod_analytics.make_plan_tables();
 	made := made + prod_analytics.make_quality_tables();
 	made := made + prod_analytics.make_worker_tables();
+	made := made + prod_analytics.make_observability_views();
 
 	RETURN made;
 END

@@ -86,7 +86,7 @@ ALTER TABLE prod_analytics.quarantined_events ALTER COLUMN event_id TYPE text;
 SELECT prod_analytics.create_tables();
 ROLLBACK;
 BEGIN;
-DROP TABLE prod_analytics.staging_events;
+DROP TABLE prod_analytics.staging_events CASCADE;
 CREATE VIEW prod_analytics.staging_events AS SELECT 1 AS event_id;
 SELECT prod_analytics.create_tables();
 ROLLBACK;

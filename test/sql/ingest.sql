@@ -12,7 +12,7 @@ SELECT n, 1, format('user%s@example.com', n) FROM generate_series(1, 100) n;
 
 -- What a run tells, without what differs from run to run.
 CREATE FUNCTION ingest(batch_size integer DEFAULT 10000) RETURNS jsonb LANGUAGE sql AS
-	$$ SELECT prod_analytics.etl_ingest_events(batch_size) - '{job_id,duration_seconds,rows_per_second,oldest,newest,batches}'::text[] $$;
+	$$ SELECT prod_analytics.etl_ingest_events(batch_size) - '{job_id,duration_seconds,rows_per_second,lag_seconds,oldest,newest,batches}'::text[] $$;
 -- How many rows are where; their sum never changes but for rows staged.
 CREATE VIEW whereabouts AS
 	SELECT (SELECT count(*) FROM prod_analytics.events) AS events,

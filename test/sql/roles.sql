@@ -140,7 +140,7 @@ SELECT * FROM regress_trap.caught;
 
 -- A table that is made again is closed to readers as it was.
 SET client_min_messages = warning;
-DROP TABLE prod_analytics.quarantined_events, prod_analytics.staging_events;
+DROP TABLE prod_analytics.quarantined_events, prod_analytics.staging_events CASCADE;
 SELECT prod_analytics.create_tables();
 RESET client_min_messages;
 SELECT has_table_privilege('analytics_reader', 'prod_analytics.quarantined_events', 'SELECT') AS quarantine,
