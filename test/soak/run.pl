@@ -59,7 +59,8 @@ sub run
 	{
 		open STDERR, '>&', \*STDOUT;
 		open STDIN, '<', '/dev/null';
-		exec "$bin/$program", @arguments or die "$program: $!";
+		{ exec "$bin/$program", @arguments };
+		POSIX::_exit(127);
 	}
 	local $/ = undef;
 	my $output = <$pipe> // '';
@@ -67,23 +68,30 @@ sub run
 	return ($?, $output);
 }
 
+# Runs a query in a session without notices; returns its exit status and its output.
+sub query
+{
+	my ($query) = @_;
+	my ($status, $output) = run('psql', '-X', '-A', '-t', '-q', '-d', 'dbname=postgres user=postgres application_name=soak options=-cclient_min_messages=error',
+		'-v', 'ON_ERROR_STOP=1', '-c', $query);
+
+	chomp $output;
+	return ($status, $output);
+}
+
 # The result of a query.  Nothing when it fails, which a server that restarts is a reason for.
 sub try_psql
 {
-	my ($query) = @_;
-	my ($status, $output) = run('psql', '-X', '-A', '-t', '-q', '-d', 'dbname=postgres user=postgres application_name=soak options=-cclient_min_messages=error', '-v', 'ON_ERROR_STOP=1', '-c', $query);
+	my ($status, $output) = query(@_);
 
-	chomp $output;
 	return $status ? undef : $output;
 }
 
 sub psql
 {
-	my ($query) = @_;
-	my ($status, $output) = run('psql', '-X', '-A', '-t', '-q', '-d', 'dbname=postgres user=postgres application_name=soak options=-cclient_min_messages=error', '-v', 'ON_ERROR_STOP=1', '-c', $query);
+	my ($status, $output) = query(@_);
 
-	chomp $output;
-	die "a query has failed: $output\n$query\n" if $status;
+	die "a query has failed: $output\n$_[0]\n" if $status;
 	return $output;
 }
 
