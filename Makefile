@@ -4,6 +4,7 @@
 #   make test                       install what is needed, build, run every suite
 #   make fuzz [RUNS=n] [SEED=n]     fuzz the JSON Schema validator
 #   make bench [BENCH="a b"]        measure, and print one table of ratios
+#   make soak [MINUTES=n] [SEED=n]  everything at once, with kills, and what has to hold afterwards
 #   make && make install            build and install by hand
 #   make installcheck               the suites against a running server
 
@@ -154,9 +155,9 @@ EXTRA_CLEAN = sql/prod_analytics--*.sql log tmp_check results output_iso
 PG_CONFIG ?= pg_config
 
 # The commands that set a machine up come first: they work where PGXS is not installed yet.
-ifneq ($(filter demo test fuzz bench check-version,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test fuzz soak bench check-version,$(MAKECMDGOALS)),)
 
-.PHONY: demo test fuzz bench check-version
+.PHONY: demo test fuzz soak bench check-version
 # A relative DATA is relative to where make was called, also with make -C.
 demo: export CALLED_FROM = $(PWD)
 demo:
@@ -167,6 +168,8 @@ fuzz:
 	@scripts/fuzz
 bench:
 	@scripts/bench
+soak:
+	@scripts/soak
 check-version:
 	@scripts/check_version "$(EXTVERSION)"
 
