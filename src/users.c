@@ -58,7 +58,8 @@ typedef struct Parse
  * last row with an address among those that are right.
  *
  * An address has one @ with something on both sides, no white space, and no empty label after it; letters of any
- * script are fine.
+ * script are fine.  The organizations are read once for all rows, and what is wrong is one expression: a subquery over VALUES
+ * would be made ready anew for each row.
  */
 static const char *const take_query =
 "WITH taken AS ("
@@ -68,23 +69,24 @@ static const char *const take_query =
 " looked_up AS ("
 " SELECT t.*, o.org_id, t.email::text AS address, t.payload->>'last_login' AS login_text,"
 " prod_analytics.instant_or_null(t.payload->>'last_login') AS last_login"
-" FROM taken t LEFT JOIN LATERAL ("
-" SELECT min(g.org_id) AS org_id FROM prod_analytics.organizations g WHERE g.org_name = t.org_src) o ON true),"
+" FROM taken t LEFT JOIN ("
+" SELECT g.org_name, min(g.org_id) AS org_id FROM prod_analytics.organizations g"
+" WHERE g.org_name IN (SELECT org_src FROM taken) GROUP BY g.org_name) o ON o.org_name = t.org_src),"
 " checked AS ("
-" SELECT l.*, (SELECT jsonb_agg(reason) FROM (VALUES"
-" (CASE WHEN address IS NULL OR address = '' THEN jsonb_build_object("
+" SELECT l.*, nullif('[]'"
+" || CASE WHEN address IS NULL OR address = '' THEN jsonb_build_object("
 " 'code', 'missing_field', 'path', '/email', 'message', 'email is missing')"
 " WHEN length(address) > 254 OR address !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:].]+([.][^@[:space:][:cntrl:].]+)*$' THEN jsonb_build_object("
-" 'code', 'malformed_email', 'path', '/email', 'message', format('%s is not an e-mail address', left(to_json(address)::text, 100))) END),"
-" (CASE WHEN org_src IS NULL THEN jsonb_build_object("
+" 'code', 'malformed_email', 'path', '/email', 'message', format('%s is not an e-mail address', left(to_json(address)::text, 100))) ELSE '[]' END"
+" || CASE WHEN org_src IS NULL THEN jsonb_build_object("
 " 'code', 'missing_field', 'path', '/org_src', 'message', 'org_src is missing')"
 " WHEN org_id IS NULL THEN jsonb_build_object("
-" 'code', 'unknown_organization', 'path', '/org_src', 'message', format('no organization is named %s', left(to_json(org_src)::text, 100))) END),"
-" (CASE WHEN jsonb_typeof(payload) <> 'object' THEN jsonb_build_object("
-" 'code', 'invalid_payload', 'path', '/payload', 'message', format('payload is not an object but of type %s', jsonb_typeof(payload))) END),"
-" (CASE WHEN login_text IS NOT NULL AND last_login IS NULL THEN jsonb_build_object("
-" 'code', 'malformed_last_login', 'path', '/payload/last_login', 'message', format('%s is not a time', left(to_json(login_text)::text, 100))) END)"
-" ) AS found (reason) WHERE reason IS NOT NULL) AS reasons FROM looked_up l)"
+" 'code', 'unknown_organization', 'path', '/org_src', 'message', format('no organization is named %s', left(to_json(org_src)::text, 100))) ELSE '[]' END"
+" || CASE WHEN jsonb_typeof(payload) <> 'object' THEN jsonb_build_object("
+" 'code', 'invalid_payload', 'path', '/payload', 'message', format('payload is not an object but of type %s', jsonb_typeof(payload))) ELSE '[]' END"
+" || CASE WHEN login_text IS NOT NULL AND last_login IS NULL THEN jsonb_build_object("
+" 'code', 'malformed_last_login', 'path', '/payload/last_login', 'message', format('%s is not a time', left(to_json(login_text)::text, 100))) ELSE '[]' END,"
+" '[]') AS reasons FROM looked_up l)"
 " SELECT row_number() OVER () AS line, src_id, address, username, org_src, payload, ingested_at, org_id, last_login, reasons,"
 " row_number() OVER (PARTITION BY lower(address), reasons IS NULL ORDER BY ingested_at DESC NULLS LAST, src_id DESC) AS rank"
 " FROM checked ORDER BY line";

@@ -111,7 +111,7 @@ SELECT (SELECT count(*) FROM prod_analytics.events WHERE user_id = 4711) AS even
 	(SELECT count(*) FROM prod_analytics.users u WHERE u::text ILIKE '%forget@%') AS users,
 	(SELECT count(*) FROM prod_analytics.staging_users u WHERE u::text ILIKE '%forget@%') AS staged_users,
 	(SELECT count(*) FROM prod_analytics.quarantined_users u WHERE u::text ILIKE '%forget@%') AS quarantined_users,
-	(SELECT count(*) FROM prod_analytics.etl_jobs j WHERE j::text LIKE '%4711%') AS logged;
+	(SELECT count(*) FROM prod_analytics.etl_jobs j WHERE concat(j.job_name, j.details) LIKE '%4711%') AS logged;
 REFRESH MATERIALIZED VIEW prod_analytics.mv_org_daily_metrics;
 SELECT sum(dau) AS dau, sum(purchases) AS purchases, sum(revenue) AS revenue FROM prod_analytics.mv_org_daily_metrics;
 SELECT count(*) AS others_stay FROM prod_analytics.staging_users;
