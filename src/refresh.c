@@ -190,6 +190,10 @@ refresh_fully(PaRefresh *refresh)
 	LockRelationOid(matview, concurrently ? ExclusiveLock : AccessExclusiveLock);
 	before = lock_state(refresh);
 	if (refresh->view)
+		refresh->view = pa_lock_source(refresh->view);
+	if (refresh->view && refresh->view->reason)
+		refresh->view = NULL;
+	if (refresh->view)
 		tables = pa_describe_source(refresh->view);
 
 	pa_flush_marks();
@@ -307,7 +311,7 @@ static void
 refresh_changed(PaRefresh *refresh)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	PaChanges  *changes = pa_begin_changes(refresh->view);
+	PaChanges  *changes;
 	int32		id = refresh->registered->id;
 	List	   *tables;
 	char	   *before;
@@ -321,9 +325,17 @@ refresh_changed(PaRefresh *refresh)
 				 errhint("Try again.")));
 
 	before = lock_state(refresh);
+	refresh->view = pa_lock_source(refresh->view);
+	if (refresh->view == NULL || refresh->view->reason)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("materialized view %s cannot be kept incrementally any more", refresh->registered->name),
+				 refresh->view ? errdetail("It has changed while the refresh waited: %s.", refresh->view->reason) : 0,
+				 errhint("Try again.")));
 	tables = pa_describe_source(refresh->view);
 	pa_flush_marks();
 
+	changes = pa_begin_changes(refresh->view);
 	pa_read_log(changes, id, push_snapshot());
 	merge_as_owner(refresh, changes, tables, before);
 	pa_clear_log(changes, GetActiveSnapshot());
