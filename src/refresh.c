@@ -61,10 +61,14 @@ lock_state(PaRefresh *refresh)
 	pa_add_parameter(&parameters, INT4OID, Int32GetDatum(matview_id));
 	if (pa_query(lock, &parameters, SPI_OK_SELECT) == 0)
 	{
-		pa_query("INSERT INTO prod_analytics.refresh_state (matview_id) VALUES ($1) ON CONFLICT DO NOTHING",
+		/* Whoever takes the view out of the registry just now is waited for. */
+		pa_query("INSERT INTO prod_analytics.refresh_state (matview_id) SELECT matview_id"
+				 " FROM prod_analytics.registered_matviews WHERE matview_id = $1 FOR KEY SHARE ON CONFLICT DO NOTHING",
 				 &parameters, SPI_OK_INSERT);
 		if (pa_query(lock, &parameters, SPI_OK_SELECT) == 0)
-			elog(ERROR, "no row of refresh_state for view %d", matview_id);
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("materialized view %s is not registered for refresh any more", refresh->registered->name)));
 	}
 	refresh->is_blind = IsolationUsesXactSnapshot() &&
 		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(pa_result(0, 2, &isnull)));
