@@ -61,10 +61,14 @@ lock_state(PaRefresh *refresh)
 	pa_add_parameter(&parameters, INT4OID, Int32GetDatum(matview_id));
 	if (pa_query(lock, &parameters, SPI_OK_SELECT) == 0)
 	{
-		pa_query("INSERT INTO prod_analytics.refresh_state (matview_id) VALUES ($1) ON CONFLICT DO NOTHING",
+		/* Whoever takes the view out of the registry just now is waited for. */
+		pa_query("INSERT INTO prod_analytics.refresh_state (matview_id) SELECT matview_id"
+				 " FROM prod_analytics.registered_matviews WHERE matview_id = $1 FOR KEY SHARE ON CONFLICT DO NOTHING",
 				 &parameters, SPI_OK_INSERT);
 		if (pa_query(lock, &parameters, SPI_OK_SELECT) == 0)
-			elog(ERROR, "no row of refresh_state for view %d", matview_id);
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("materialized view %s is not registered for refresh any more", refresh->registered->name)));
 	}
 	refresh->is_blind = IsolationUsesXactSnapshot() &&
 		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(pa_result(0, 2, &isnull)));
@@ -190,6 +194,10 @@ refresh_fully(PaRefresh *refresh)
 	LockRelationOid(matview, concurrently ? ExclusiveLock : AccessExclusiveLock);
 	before = lock_state(refresh);
 	if (refresh->view)
+		refresh->view = pa_lock_source(refresh->view);
+	if (refresh->view && refresh->view->reason)
+		refresh->view = NULL;
+	if (refresh->view)
 		tables = pa_describe_source(refresh->view);
 
 	pa_flush_marks();
@@ -307,7 +315,7 @@ static void
 refresh_changed(PaRefresh *refresh)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	PaChanges  *changes = pa_begin_changes(refresh->view);
+	PaChanges  *changes;
 	int32		id = refresh->registered->id;
 	List	   *tables;
 	char	   *before;
@@ -321,9 +329,17 @@ refresh_changed(PaRefresh *refresh)
 				 errhint("Try again.")));
 
 	before = lock_state(refresh);
+	refresh->view = pa_lock_source(refresh->view);
+	if (refresh->view == NULL || refresh->view->reason)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("materialized view %s cannot be kept incrementally any more", refresh->registered->name),
+				 refresh->view ? errdetail("It has changed while the refresh waited: %s.", refresh->view->reason) : 0,
+				 errhint("Try again.")));
 	tables = pa_describe_source(refresh->view);
 	pa_flush_marks();
 
+	changes = pa_begin_changes(refresh->view);
 	pa_read_log(changes, id, push_snapshot());
 	merge_as_owner(refresh, changes, tables, before);
 	pa_clear_log(changes, GetActiveSnapshot());

@@ -213,6 +213,7 @@ typedef struct PaSourceTable
 #define PA_CAPTURE_TRIGGER_TYPE (TRIGGER_TYPE_ROW | TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)
 
 /* refresh_source.c */
+extern PaView *pa_lock_source(PaView *view);
 extern List *pa_describe_source(PaView *view);
 extern List *pa_add_latecomers(PaView *view, List *tables);
 extern char *pa_source_text(PaView *view, List *tables);

@@ -281,8 +281,21 @@ describe(PaView *view, Oid relation, Oid function)
 }
 
 /*
- * pa_describe_source lists the tables that hold the rows of a view's source, and keeps them from being truncated
- * or dropped until the end of the transaction.  The view is locked.
+ * pa_lock_source keeps a view's source and its partitions from being changed, truncated or dropped until the end of the
+ * transaction, and tells anew what the view computes: while others were waited for, a column's expression may have become
+ * another one.  The view is locked.
+ */
+PaView *
+pa_lock_source(PaView *view)
+{
+	LockRelationOid(view->source, AccessShareLock);
+	(void) find_all_inheritors(view->source, AccessShareLock, NULL);
+
+	return pa_view(view->matview);
+}
+
+/*
+ * pa_describe_source lists the tables that hold the rows of a view's source, which is locked.
  */
 List *
 pa_describe_source(PaView *view)
@@ -294,7 +307,6 @@ pa_describe_source(PaView *view)
 
 	if (IsolationUsesXactSnapshot())
 		forbid_later_table(view->matview);
-	LockRelationOid(view->source, AccessShareLock);
 	relations = find_all_inheritors(view->source, AccessShareLock, NULL);
 
 	foreach(cell, relations)

@@ -21,6 +21,7 @@
 #include "partition.h"
 #include "query.h"
 #include "refresh.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -169,6 +170,31 @@ let_use_function(Oid role)
 }
 
 /*
+ * check_partitions refuses a partition of another role that takes no trigger of the current one.  PostgreSQL would only
+ * say that permission is denied.
+ */
+static void
+check_partitions(Oid source)
+{
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(source, AccessShareLock, NULL))
+	{
+		Oid			table = lfirst_oid(cell);
+		char	   *name = pa_relation_sql(table);
+		const char *role = quote_identifier(GetUserNameFromId(GetUserId(), false));
+
+		if (pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) == ACLCHECK_OK)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("partition %s belongs to another role, \"%s\"", name, GetUserNameFromId(pa_owner(table), false)),
+				 errdetail("Its changes are noted by a trigger, which the owner of %s may not make there.", pa_relation_sql(source)),
+				 errhint("ALTER TABLE %s OWNER TO %s; or: GRANT TRIGGER ON %s TO %s;", name, role, name, role)));
+	}
+}
+
+/*
  * create_capture makes the trigger of a table that has none.
  */
 static void
@@ -228,6 +254,8 @@ pa_make_capture(Oid source, int32 matview_id)
 {
 	ListCell   *table;
 
+	if (own_capture(source) == NULL)
+		check_partitions(source);
 	pa_lock_writers_out(source);
 	if (own_capture(source) == NULL)
 		create_capture(source, matview_id);

@@ -147,6 +147,25 @@ CREATE UNIQUE INDEX ON m.c (k, day) NULLS NOT DISTINCT;
 SELECT prod_analytics.enable_incremental_refresh('m.c', 'm.arc');
 SELECT r->'mode' AS mode FROM prod_analytics.enable_incremental_refresh('m.joined') r;
 
+-- error: a partition of another role, which takes no trigger of ours; the privilege is enough
+CREATE TABLE m.shared (k int, day date) PARTITION BY RANGE (day);
+CREATE TABLE m.shared_1 PARTITION OF m.shared FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE MATERIALIZED VIEW m.of_shared AS SELECT k, count(*) AS n FROM m.shared GROUP BY k;
+CREATE UNIQUE INDEX ON m.of_shared (k) NULLS NOT DISTINCT;
+SET client_min_messages = warning;
+GRANT USAGE ON SCHEMA m TO regress_operator, regress_owner;
+ALTER TABLE m.shared OWNER TO regress_operator;
+ALTER MATERIALIZED VIEW m.of_shared OWNER TO regress_operator;
+ALTER TABLE m.shared_1 OWNER TO regress_owner;
+SELECT prod_analytics.enable_incremental_refresh('m.of_shared');
+GRANT TRIGGER ON m.shared_1 TO regress_operator;
+SELECT prod_analytics.enable_incremental_refresh('m.of_shared')->>'mode' AS mode;
+SELECT * FROM m.triggers WHERE "table"::text ~ 'shared';
+DROP MATERIALIZED VIEW m.of_shared;
+DROP TABLE m.shared;
+REVOKE USAGE ON SCHEMA m FROM regress_operator, regress_owner;
+RESET client_min_messages;
+
 -- The registry follows renamings of all kinds.
 ALTER MATERIALIZED VIEW m.a RENAME TO "A; --";
 ALTER TABLE m.joined RENAME TO j;
@@ -207,7 +226,7 @@ SELECT r->'mode' AS mode FROM prod_analytics.enable_incremental_refresh('m.mine_
 SELECT has_function_privilege('regress_owner', 'prod_analytics.capture_changes()', 'EXECUTE') AS may;
 TABLE m.triggers;
 -- error: an operator registers and takes out what is his own only
-GRANT USAGE ON SCHEMA m TO regress_operator;
+GRANT USAGE ON SCHEMA m TO regress_operator, regress_owner;
 SET ROLE regress_operator;
 SELECT prod_analytics.enable_incremental_refresh('m.mine_by_k');
 SELECT prod_analytics.disable_incremental_refresh('m.mine_by_k');
