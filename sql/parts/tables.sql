@@ -603,19 +603,23 @@ CREATE FUNCTION unexpected_columns()
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 -- What is expected is what make_tables() makes in an empty schema, which is rolled back again: so
--- the definitions stand in one place.
+-- the definitions stand in one place.  A schema that somebody has put there is not in the way.
 DECLARE
+	scratch text := 'prod_analytics_expected';
 	problem text;
 BEGIN
+	WHILE to_regnamespace(scratch) IS NOT NULL LOOP
+		scratch := format('prod_analytics_expected_%s', floor(random() * 1e9));
+	END LOOP;
 	BEGIN
-		CREATE SCHEMA prod_analytics_expected;
-		PERFORM set_config('search_path', 'prod_analytics_expected, pg_temp', true);
+		EXECUTE format('CREATE SCHEMA %I', scratch);
+		PERFORM set_config('search_path', format('%I, pg_temp', scratch), true);
 		PERFORM prod_analytics.make_tables();
 
 		SELECT format('In "%s", %s is %s; expected is %s',
 				e.relation, e.name, coalesce(a.definition, 'missing'), e.definition)
 		INTO problem
-		FROM prod_analytics.relation_columns('prod_analytics_expected') e
+		FROM prod_analytics.relation_columns(scratch) e
 		LEFT JOIN prod_analytics.relation_columns('prod_analytics') a USING (relation, name)
 		WHERE e.relation IN (SELECT r.relation FROM prod_analytics.relation_columns('prod_analytics') r)
 			AND a.definition IS DISTINCT FROM e.definition

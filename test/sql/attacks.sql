@@ -333,6 +333,16 @@ REVOKE CREATE ON SCHEMA prod_analytics FROM regress_mallory;
 -- error: it is in the way
 SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', '2095-01-01', '2095-02-01');
 DROP TABLE prod_analytics.events_p20950101;
+-- Nor is a schema of the name that we use for a moment in the way, or used.
+CREATE SCHEMA prod_analytics_expected AUTHORIZATION regress_mallory;
+SET ROLE regress_mallory;
+CREATE TABLE prod_analytics_expected.users (x evil.caught DEFAULT evil.pass('scratch', NULL::evil.caught));
+RESET ROLE;
+SELECT prod_analytics.create_tables() AS made;
+SELECT what FROM caught();
+SET client_min_messages = warning;
+DROP SCHEMA prod_analytics_expected CASCADE;
+RESET client_min_messages;
 -- error: nor is a partition that became his adopted
 BEGIN;
 ALTER TABLE prod_analytics.events_default OWNER TO regress_mallory;
