@@ -3,5 +3,4 @@
 SELECT prod_analytics.drop_function('close_functions()');
 SELECT prod_analytics.drop_function('make_default_checks()');
 SELECT prod_analytics.drop_function('migrate_tables()');
-SELECT prod_analytics.drop_function('purge_runs(bigint)');
 SELECT prod_analytics.drop_function('run_check(text)');
