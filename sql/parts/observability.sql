@@ -158,15 +158,15 @@ BEGIN
 			FROM (SELECT count(*) AS staged_rows, min(r.received_at) AS oldest_staged_at
 				FROM (SELECT received_at FROM staging_events LIMIT 10000) r) s
 			UNION ALL
-			SELECT 'users', 'upsert_users', 'staging_users'::regclass, s.*
-			FROM (SELECT count(*), min(r.ingested_at) FROM (SELECT ingested_at FROM staging_users LIMIT 10000) r) s
+			SELECT 'users' AS source, 'upsert_users' AS job_name, 'staging_users'::regclass AS staging, s.*
+			FROM (SELECT count(*) AS staged_rows, min(r.ingested_at) AS oldest_staged_at FROM (SELECT ingested_at FROM staging_users LIMIT 10000) r) s
 		),
 		reasons AS (
 			SELECT q.source, coalesce(r.reason, 'none') AS reason, count(*) FILTER (WHERE q.quarantined_at > statement_timestamp() - interval '1 hour') AS last_hour,
 				count(*) AS last_day
 			FROM (
 				SELECT 'events' AS source, quarantine_id, quarantined_at, reasons FROM quarantined_events
-				UNION ALL SELECT 'users', quarantine_id, quarantined_at, reasons FROM quarantined_users
+				UNION ALL SELECT 'users' AS source, quarantine_id, quarantined_at, reasons FROM quarantined_users
 			) q
 			LEFT JOIN LATERAL (SELECT DISTINCT jsonb_path_query(q.reasons, '$[*].code') #>> '{}' AS reason) r ON true
 			WHERE q.quarantined_at > statement_timestamp() - interval '1 day'
