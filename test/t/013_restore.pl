@@ -78,6 +78,84 @@ my $stop = [ '-X', '-q', '-v', 'ON_ERROR_STOP=1' ];
 	check_same(catalog($other, 'again'), catalog($other, 'custom'), 'again: all that the catalogs say');
 }
 
+# What differs is named: who owns everything, and who has granted it.
+{
+	$other->safe_psql('postgres', 'CREATE ROLE dba SUPERUSER');
+	run_cleanly('no owner', 'pg_restore', '--exit-on-error', '--no-owner', '--role=dba', '-d', create_database($other, 'no_owner'), "$dumps/custom");
+	check_same(rows($other, 'no_owner'), $rows, 'no owner: every row');
+	is($other->safe_psql('no_owner', q{SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace IN ('prod_analytics'::regnamespace, '"Büro"'::regnamespace)}), 'dba', 'no owner: all belongs to the role named');
+	is($other->safe_psql('no_owner', q{SELECT has_table_privilege('analytics_reader', 'prod_analytics.events', 'SELECT'), has_table_privilege('analytics_reader', 'prod_analytics.users', 'SELECT'),
+		has_function_privilege('analytics_operator', 'prod_analytics.run_job(text)', 'EXECUTE'), has_function_privilege('analytics_operator', 'prod_analytics.erase_user(bigint)', 'EXECUTE')}), 't|f|t|f', 'no owner: privileges');
+	$other->safe_psql('postgres', 'ALTER DATABASE no_owner SET role = dba');
+	check_works($other, 'no_owner', 'no owner');
+}
+
+# The schema alone, as docs/upgrade.md says: what is in other schemas is missing, and is told.
+{
+	my $schema = dump_store('schema', '-Fc', '--schema=prod_analytics', '--extension=*');
+
+	create_database($other, 'alone');
+	$other->safe_psql('alone', q{CREATE FUNCTION public.note_user() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.attrs := NEW.attrs || ''{"noted": true}''; RETURN NEW; END'});
+	run_cleanly('schema', 'pg_restore', '--exit-on-error', '-d', $other->connstr('alone'), $schema);
+	check_same(join("\n", grep { /prod_analytics/ } split /\n/, rows($other, 'alone')), join("\n", grep { /prod_analytics/ } split /\n/, $rows), 'schema: every row of it');
+	$other->safe_psql('alone', 'SELECT prod_analytics.create_tables()');
+	is($other->safe_psql('alone', 'SELECT count(*) FROM pg_event_trigger'), 2, 'schema: create_tables() makes the event triggers');
+	is($other->safe_psql('alone', q{SELECT r->>'status', r->'inserted' FROM prod_analytics.etl_ingest_events() r}), 'SUCCESS|1', 'schema: what was staged is ingested');
+	my $missing = $other->safe_psql('alone', 'SELECT string_agg(matview, E\'\n\' ORDER BY matview) FROM prod_analytics.registered_matviews WHERE to_regclass(matview) IS NULL');
+	is($missing, qq{"Büro"."Umsatz; je ""Käufer"""\npublic.by_type\npublic.joined}, 'schema: the views of other schemas are registered, and missing');
+	$other->safe_psql('alone', q{DELETE FROM prod_analytics.registered_matviews WHERE to_regclass(matview) IS NULL; DELETE FROM prod_analytics.partition_policies WHERE to_regclass(parent) IS NULL});
+	is($other->safe_psql('alone', q{SELECT r->>'status' FROM prod_analytics.refresh_incremental() r}), 'SUCCESS', 'schema: without them all views are refreshed');
+	is($other->safe_psql('alone', q{SELECT count(*) FROM prod_analytics.verify_matview('prod_analytics.by_campaign')}), 0, 'schema: and are exact');
+	is($other->safe_psql('alone', q{SELECT count(*) >= 0 FROM prod_analytics.ensure_partitions()}), 't', 'schema: partitions are made');
+}
+
+# The data alone, into a store of CREATE EXTENSION, as docs/upgrade.md says.
+{
+	my $data = dump_store('data', '-Fc', '--schema=prod_analytics', '--data-only', '--load-via-partition-root', '--exclude-table=prod_analytics.campaigns', '--exclude-table=prod_analytics.schema_version');
+
+	create_database($other, 'data');
+	$other->safe_psql('data', q{
+		SET client_min_messages = warning;
+		CREATE EXTENSION prod_analytics CASCADE;
+		ALTER TABLE prod_analytics.events ADD COLUMN campaign text DEFAULT 'none';
+		ALTER TABLE prod_analytics.users ADD COLUMN plan text NOT NULL DEFAULT 'free';
+		ALTER TABLE prod_analytics.staging_events ADD COLUMN source text;
+		SELECT prod_analytics.ensure_partitions('prod_analytics.events');
+		DO $$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(c.oid::regclass::text, ', ') FROM pg_class c
+			WHERE c.relnamespace = 'prod_analytics'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> 'schema_version'); END $$});
+	{
+		local $ENV{PGOPTIONS} = '-c session_replication_role=replica';
+		run_cleanly('data', 'pg_restore', '--exit-on-error', '-d', $other->connstr('data'), $data);
+	}
+	my $counts = q{SELECT (SELECT count(*) FROM prod_analytics.events), (SELECT count(*) FROM prod_analytics.users), (SELECT count(*) FROM prod_analytics.etl_jobs), (SELECT md5(string_agg(e::text, '' ORDER BY e::text COLLATE "C")) FROM prod_analytics.events e)};
+	is($other->safe_psql('data', $counts), $node->safe_psql('app', $counts), 'data: every row');
+	$other->safe_psql('data', q{
+		SET client_min_messages = warning;
+		DELETE FROM prod_analytics.registered_matviews WHERE to_regclass(matview) IS NULL; DELETE FROM prod_analytics.partition_policies WHERE to_regclass(parent) IS NULL;
+		SELECT prod_analytics.create_tables(); SELECT prod_analytics.ensure_partitions_between('prod_analytics.events', now() - interval '8 months', now())});
+	is($other->safe_psql('data', q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'prod_analytics_capture%' AND tgenabled <> 'A'}), 0, 'data: triggers fire always');
+	is($other->safe_psql('data', q{SELECT r->>'status' FROM prod_analytics.refresh_incremental() r}), 'SUCCESS', 'data: views are refreshed');
+	is($other->safe_psql('data', q{SELECT count(*) FROM prod_analytics.verify_matview('prod_analytics.mv_org_daily_metrics')}), 0, 'data: and are exact');
+	is($other->safe_psql('data', q{SELECT r->>'status', r->'inserted' FROM prod_analytics.etl_ingest_events() r}), 'SUCCESS|1', 'data: what was staged is ingested');
+	is($other->safe_psql('data', 'SELECT count(*) FROM prod_analytics.changed_keys') > 0, 1, 'data: changes are noted');
+}
+
+# Everything of a server, in one file.
+{
+	my $third = PostgreSQL::Test::Cluster->new('third');
+
+	$third->init;
+	$third->start;
+	run_cleanly('pg_dumpall: dump', 'pg_dumpall', '-f', "$dumps/all.sql", '-d', $node->connstr('postgres'));
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ 'psql', '-X', '-q', '-f', "$dumps/all.sql", '-d', $third->connstr('postgres') ], '<', \undef, '>', \$out, '2>', \$err);
+	is(join("\n", grep { /ERROR|FATAL/ && !/role "\w+" already exists/ } split /\n/, $err), '', 'pg_dumpall: no error but for the role that is there');
+	check_same(catalog($third, 'app'), $catalog, 'pg_dumpall: all that the catalogs say');
+	check_same(rows($third, 'app'), $rows, 'pg_dumpall: every row');
+	check_works($third, 'app', 'pg_dumpall');
+	$third->stop;
+}
+
 # While the worker waits for the database.
 sub check_worker
 {
