@@ -300,7 +300,7 @@ sub ddl
 	return sub {
 		my $number = int rand 1000;
 
-		return "SET lock_timeout = '300ms';\n" . $statement =~ s/NUMBER/$number/gr . "\nRESET lock_timeout;\n";
+		return "SET lock_timeout = '1500ms';\n" . $statement =~ s/NUMBER/$number/gr . "\nRESET lock_timeout;\n";
 	};
 }
 
@@ -375,7 +375,7 @@ sub clients
 		{ name => 'operator', user => 'soak_operator', pause => 0.5, work => [
 				[ 6, ingest => operator_turn($ingest) ], [ 3, ingest_and_rollback => operator_turn("BEGIN;\n$ingest\n$refresh\nROLLBACK;") ],
 				[ 4, refresh => operator_turn($refresh, map { "SELECT prod_analytics.refresh_incremental('$_');" } @views) ],
-				[ 2, refresh_repeatable => operator_turn("BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT count(*) FROM $events;\n$refresh\nCOMMIT;") ],
+				[ 2, refresh_repeatable => operator_turn(map { "BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT prod_analytics.refresh_incremental('$_');\nCOMMIT;" } @views[ 0, 2 ]) ],
 				[ 3, redrive => \&redrive ], [ 2, checks => operator_turn('SELECT count(*) FROM prod_analytics.run_quality_checks();') ],
 				[ 1, purge => operator_turn('CALL prod_analytics.purge_history();') ],
 				[ 2, maintain => operator_turn('CALL prod_analytics.maintain_partitions();') ],
