@@ -69,19 +69,18 @@ BEGIN
 
 	RETURN QUERY EXECUTE format($query$
 		WITH sketches AS (
-			SELECT e.org_id, e.event_date, %1$s.hll_add_agg(%1$s.hll_hash_bigint(e.user_id), 14) AS users
+			SELECT e.event_date, %1$s.hll_add_agg(%1$s.hll_hash_bigint(e.user_id), 14) AS users
 			FROM prod_analytics.events e
 			WHERE e.event_time >= prod_analytics.utc_midnight($1 - 29)
 				AND e.event_time < prod_analytics.utc_midnight($2 + 1)
 				AND e.user_id IS NOT NULL
 				AND ($3 IS NULL OR e.org_id = $3)
-			GROUP BY e.org_id, e.event_date
+			GROUP BY e.event_date
 		),
 		days AS (
-			SELECT $1 + n AS event_date, %1$s.hll_union_agg(s.users) AS users
+			SELECT $1 + n AS event_date, s.users
 			FROM generate_series(-29, $2 - $1) n
 			LEFT JOIN sketches s ON s.event_date = $1 + n
-			GROUP BY n
 		),
 		windows AS (
 			SELECT d.event_date, d.users AS daily,
@@ -102,4 +101,4 @@ END
 $$;
 
 COMMENT ON FUNCTION approx_rolling_users(date, date, bigint) IS
-	'active_users() by HyperLogLog: a sketch for each organization and day, merged for each day and for the 7 and the 30 days that end with it; the error is that of approx_active_users(); needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite (section 18)';
+	'active_users() by HyperLogLog: a sketch for each day, and those of the 7 and the 30 days that end with it merged; the error is that of approx_active_users(); needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite (section 18)';

@@ -107,7 +107,7 @@ my @targets = ((map { [ $_, 'TERM' ] } qw(runner runner runner idle scheduler sc
 my %killed;
 
 # Somebody who is to be killed may just not be there.
-my $deadline = time + 300;
+my $deadline = time + 5 * $PostgreSQL::Test::Utils::timeout_default;
 while (sum0(values %killed) < $kills && time < $deadline)
 {
 	my ($target, $signal) = @{ $targets[ int(rand(@targets)) ] };

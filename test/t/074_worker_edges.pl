@@ -187,11 +187,17 @@ psql(q{
 
 # A run that has lost its lock goes on all the same.
 my $unlocked = $node->background_psql('postgres');
-schedule('unlocks', 'SELECT pg_advisory_unlock_all(); SELECT pg_sleep(6)', 'analyst');
+my $gate = $node->background_psql('postgres');
+$gate->query_safe('SELECT pg_advisory_lock(4711)');
+schedule('unlocks', 'SELECT pg_advisory_unlock_all(); SELECT pg_advisory_xact_lock(4711)', 'analyst');
 $unlocked->query_until(qr/asked/, qq{\\echo asked\nSELECT prod_analytics.run_job('unlocks')->>'status';\n});
 comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE job_name = 'unlocks' AND job_id IS NOT NULL}, 'a run gives its lock away');
 comes_true(q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = (hashtext('etl_unlocks')::bigint & 4294967295)::oid}, 'so that nobody has it');
-psql(q{SELECT pg_terminate_backend(pid) FROM prod_analytics.worker_status WHERE process = 'scheduler'});
+my $scheduler = psql(q{SELECT pid FROM prod_analytics.worker_status WHERE process = 'scheduler'});
+kill 'TERM', $scheduler;
+comes_true(qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'prod_analytics scheduler' AND pid <> $scheduler AND state = 'idle'},
+	'a new scheduler has looked at it');
+$gate->quit;
 comes_true(q{SELECT last_status <> 'RUNNING' FROM prod_analytics.job_status WHERE job_name = 'unlocks'}, 'it comes to its end under a new scheduler');
 is(psql(q{SELECT last_status FROM prod_analytics.job_status WHERE job_name = 'unlocks'}), 'SUCCESS', 'and is not taken for dead');
 $unlocked->quit;
@@ -203,7 +209,7 @@ comes_true(q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process
 
 psql('CREATE INDEX ON seen (who); INSERT INTO seen VALUES (1)');
 schedule('waits', 'CREATE INDEX CONCURRENTLY seen_what ON seen (what)', 'postgres');
-my ($code, $out, $error) = $node->psql('postgres', q{SELECT prod_analytics.run_job('waits')}, timeout => 30);
+my ($code, $out, $error) = $node->psql('postgres', q{SELECT prod_analytics.run_job('waits')}, timeout => $PostgreSQL::Test::Utils::timeout_default);
 like($error, qr/job "waits" waits for this session/, 'a run that waits for the session that waits for it is left to itself');
 comes_true(q{SELECT last_status = 'SUCCESS' FROM prod_analytics.job_status WHERE job_name = 'waits'}, 'and comes to its end');
 
