@@ -3,6 +3,9 @@
 #   make demo [DATA=file.csv ...]   see it work, on a machine that has nothing installed
 #   make test                       install what is needed, build, run every suite
 #   make fuzz [RUNS=n] [SEED=n]     fuzz the JSON Schema validator
+#   make lint                       cppcheck, clang-tidy, shellcheck
+#   make sanitize                   the suites with AddressSanitizer, UndefinedBehaviorSanitizer and assertions
+#   make valgrind                   the regression tests under valgrind
 #   make bench [BENCH="a b"]        measure, and print one table of ratios
 #   make soak [MINUTES=n] [SEED=n]  everything at once, with kills, and what has to hold afterwards
 #   make && make install            build and install by hand
@@ -155,9 +158,9 @@ EXTRA_CLEAN = sql/prod_analytics--*.sql log tmp_check results output_iso
 PG_CONFIG ?= pg_config
 
 # The commands that set a machine up come first: they work where PGXS is not installed yet.
-ifneq ($(filter demo test fuzz soak bench check-version,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test lint sanitize valgrind fuzz soak bench check-version,$(MAKECMDGOALS)),)
 
-.PHONY: demo test fuzz soak bench check-version
+.PHONY: demo test lint sanitize valgrind fuzz soak bench check-version
 # A relative DATA is relative to where make was called, also with make -C.
 demo: export CALLED_FROM = $(PWD)
 demo:
@@ -166,6 +169,12 @@ test: check-version
 	@scripts/test
 fuzz:
 	@scripts/fuzz
+lint:
+	@scripts/lint
+sanitize:
+	@scripts/sanitize asan
+valgrind:
+	@scripts/sanitize valgrind
 bench:
 	@scripts/bench
 soak:

@@ -69,8 +69,8 @@ unprivileged_user() {
 }
 
 # Run a command as that account, in the current directory (which the account must be able to enter).
-# Only the variables that are meant for PostgreSQL (COPT is its makefiles' "more compiler options") or
-# for us get through: root's HOME, TMPDIR and the like are of no use to another account.
+# Only the variables that are meant for PostgreSQL (COPT is its makefiles' "more compiler options"), for
+# us or for the sanitizers get through: root's HOME, TMPDIR and the like are of no use to another account.
 as_server_user() {
 	local user name
 	local -a environment=()
@@ -78,7 +78,7 @@ as_server_user() {
 	user=$(unprivileged_user) || return
 	for name in $(compgen -e); do
 		case $name in
-			PATH | TERM | COPT | PG* | PROD_ANALYTICS_*) environment+=("$name=${!name}") ;;
+			PATH | TERM | COPT | PG* | PROD_ANALYTICS_* | ASAN_OPTIONS | UBSAN_OPTIONS) environment+=("$name=${!name}") ;;
 		esac
 	done
 	environment+=("USER=$user" "LOGNAME=$user" "LANG=C.UTF-8")

@@ -409,7 +409,7 @@ set_columns(CapturedView *captive, PaView *view, AttrMap *map, Relation table)
 	captive->columns = palloc(sizeof(AttrNumber) * Max(natts, map->maplen));
 	if (bms_is_member(0, view->columns))
 	{
-		for (AttrNumber i = 1; i <= natts; i++)
+		for (int i = 1; i <= natts; i++)
 			if (!TupleDescAttr(RelationGetDescr(table), i - 1)->attisdropped)
 				captive->columns[captive->column_count++] = i;
 		return;

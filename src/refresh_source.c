@@ -455,6 +455,7 @@ parse(PaView *view, const char *lines, List **tables)
 	{
 		PaSourceTable *table = palloc0(sizeof(PaSourceTable));
 
+		/* The numbers are those that describe() has printed.  NOLINTNEXTLINE(cert-err34-c) */
 		if (sscanf(line, "%u %u %u " VERSION_FORMAT " %c " INT64_FORMAT " " INT64_FORMAT,
 				   &table->relation, &table->storage, &table->trigger, &table->trigger_version.xmin,
 				   &table->trigger_version.block, &table->trigger_version.offset, &table->fires,

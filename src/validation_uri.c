@@ -100,9 +100,7 @@ remove_dots(const char *path)
 	{
 		if (strncmp(path, "../", 3) == 0)
 			path += 3;
-		else if (strncmp(path, "./", 2) == 0)
-			path += 2;
-		else if (strncmp(path, "/./", 3) == 0)
+		else if (strncmp(path, "./", 2) == 0 || strncmp(path, "/./", 3) == 0)
 			path += 2;
 		else if (strcmp(path, "/.") == 0)
 			path = "/";
@@ -292,7 +290,7 @@ array_index(const char *token)
 		(token[0] == '0' && token[1] != '\0'))
 		return -1;
 
-	return atoi(token);
+	return strtol(token, NULL, 10);
 }
 
 /*

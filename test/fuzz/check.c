@@ -105,7 +105,7 @@ is_tame(const char *pattern)
 		/* quantifiers, and whatever matches no character: constraints multiply each other */
 		if (strchr("*+?{^$", *c) || (*c == '\\' && c[1] && strchr("bByYmMAZ123456789", c[1])))
 			costly++;
-		if ((*c == '{' || *c == ',') && atoi(c + 1) > MAX_REPETITIONS)
+		if ((*c == '{' || *c == ',') && strtol(c + 1, NULL, 10) > MAX_REPETITIONS)
 			return false;
 	}
 

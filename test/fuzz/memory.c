@@ -241,7 +241,7 @@ pa_fuzz_psprintf(const char *format,...)
 
 	text = pa_fuzz_palloc(length + 1);
 	va_start(arguments, format);
-	vsnprintf(text, length + 1, format, arguments);
+	(void) vsnprintf(text, length + 1, format, arguments);
 	va_end(arguments);
 
 	return text;

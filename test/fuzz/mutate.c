@@ -508,7 +508,7 @@ change_scalar(const JsonNode *node, Kind kind)
 	if (is_string)
 		return pa_json_scalar(change_string(node->text));
 	if (isdigit((unsigned char) node->text[0]) && strlen(node->text) < 9 && one_in(2))
-		return pa_json_scalar(psprintf("%d", Max(atoi(node->text) + (one_in(2) ? 1 : -1), 0)));
+		return pa_json_scalar(psprintf("%ld", Max(strtol(node->text, NULL, 10) + (one_in(2) ? 1 : -1), 0)));
 	if (kind == KIND_VALUE || kind == KIND_SCHEMA)
 		return pa_json_scalar(literals[below(lengthof(literals))]);
 

@@ -127,18 +127,21 @@ try_smaller(char **text, const JsonNode *root, uint32 choice)
 {
 	MemoryContext context = CurrentMemoryContext;
 	StringInfoData candidate;
-	bool		fails;
+	char	   *failure;
 
 	initStringInfo(&candidate);
 	pa_json_print(&candidate, root);
 	if (candidate.len >= (int) strlen(*text))
 		return false;
-	fails = examine(candidate.data, candidate.len, choice) != NULL;
+	failure = examine(candidate.data, candidate.len, choice);
 	MemoryContextSwitchTo(context);
-	if (fails)
-		*text = candidate.data;
+	if (failure == NULL)
+		return false;
 
-	return fails;
+	free(failure);
+	*text = candidate.data;
+
+	return true;
 }
 
 /*
@@ -183,7 +186,7 @@ shrink_once(char **text, uint32 choice)
  * report_failure tells how the validator failed, with a smaller input that makes it fail, and ends the
  * process; libFuzzer writes the input to a file.
  */
-static void
+static void pg_attribute_noreturn()
 report_failure(const char *failure, const char *data, size_t size, uint32 choice)
 {
 	char	   *text;

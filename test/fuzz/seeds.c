@@ -50,8 +50,8 @@ write_input(const char *folder, const JsonNode *schema, const JsonNode *document
 	appendStringInfoString(&text, ", ");
 	pa_json_print(&text, document);
 	appendStringInfoChar(&text, ']');
-	fwrite(text.data, 1, text.len, file);
-	FreeFile(file);
+	if (fwrite(text.data, 1, text.len, file) != (size_t) text.len || FreeFile(file) != 0)
+		ereport(ERROR, (errcode_for_file_access(), errmsg("could not write file \"%s\": %m", path)));
 }
 
 /*
