@@ -56,7 +56,7 @@ my $contents = <<'SQL';
 SELECT c.relname, (xpath('/row/c/text()', query_to_xml(format(
 	'SELECT md5(string_agg(t::text, E''\n'' ORDER BY t::text COLLATE "C")) AS c FROM %s t', c.oid::regclass), false, true, '')))[1]
 FROM pg_class c
-WHERE c.relnamespace = 'prod_analytics'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND c.relname NOT IN ('partition_status', 'job_status', 'worker_status', 'org_daily_metrics') ORDER BY c.relname;
+WHERE c.relnamespace = 'prod_analytics'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND c.relname NOT LIKE '%\_status' AND c.relname <> 'org_daily_metrics' ORDER BY c.relname;
 SELECT org_id, event_date, dau, purchases, revenue FROM prod_analytics.mv_org_daily_metrics ORDER BY 1, 2;
 SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1;
 SELECT indexdef FROM pg_indexes WHERE schemaname = 'prod_analytics' ORDER BY 1;
