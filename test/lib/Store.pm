@@ -78,6 +78,10 @@ SELECT prod_analytics.manage_partitions('"Büro"."Käufe"', 'Tag', '1 week', ahe
 SELECT prod_analytics.ensure_partitions('"Büro"."Käufe"');
 INSERT INTO "Büro"."Käufe" SELECT n, (ARRAY['Ä', 'b', NULL])[1 + n % 3], current_date + n % 14, n FROM generate_series(1, 300) n;
 
+CREATE TABLE public.gone (k date) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('public.gone', 'k');
+DROP TABLE public.gone;
+
 -- Views that are kept: by groups, with the user's own column, as a whole, with an archive, and one that is not.
 CREATE MATERIALIZED VIEW prod_analytics.by_campaign AS SELECT campaign, event_date, count(*) AS events FROM prod_analytics.events GROUP BY campaign, event_date;
 CREATE UNIQUE INDEX by_campaign_key ON prod_analytics.by_campaign (campaign, event_date) NULLS NOT DISTINCT;
@@ -116,7 +120,6 @@ SELECT prod_analytics.capture_plan('SELECT count(*) FROM prod_analytics.events')
 SELECT prod_analytics.search_knowledge_base('anything');
 INSERT INTO prod_analytics.org_hierarchy (org_id, role) SELECT min(org_id), 'root' FROM prod_analytics.organizations;
 
--- A fill that stands still in the middle.
 SELECT prod_analytics.refresh_incremental();
 
 -- Privileges other than those that the extension gives.

@@ -78,6 +78,24 @@ my $stop = [ '-X', '-q', '-v', 'ON_ERROR_STOP=1' ];
 	check_same(catalog($other, 'again'), catalog($other, 'custom'), 'again: all that the catalogs say');
 }
 
+# A dump made with row security is told apart by the setting.
+{
+	my $dump = dump_store('row_security', '--enable-row-security');
+	my $connection = create_database($other, 'row_security');
+
+	$other->safe_psql('postgres', 'ALTER DATABASE row_security SET prod_analytics.create_tables = off');
+	run_cleanly('row security', 'psql', @$stop, '-f', $dump, '-d', $connection);
+	check_same(catalog($other, 'row_security'), $catalog, 'row security: all that the catalogs say');
+	check_same(rows($other, 'row_security'), $rows, 'row security: every row');
+}
+unlike(slurp_file("$dumps/plain"), qr/prod_analytics_expected/, 'no trace of the scratch schema');
+
+# Registries follow renamed tables, and the privileges of the roles are there.
+$other->safe_psql('custom', 'ALTER TABLE "Büro"."Käufe" RENAME TO purchases');
+is($other->safe_psql('custom', q{SELECT parent FROM prod_analytics.partition_policies WHERE parent ~ 'Büro'}), '"Büro".purchases', 'custom: a policy follows its table');
+like($catalog, qr/privilege: relation prod_analytics\.events_p20\d{4}01: analytics_reader SELECT by/, 'the reader may read partitions');
+like($catalog, qr/privilege: function prod_analytics\.etl_ingest_events\(integer\): analytics_operator EXECUTE by/, 'the operator may ingest');
+
 # What differs is named: who owns everything, and who has granted it.
 {
 	$other->safe_psql('postgres', 'CREATE ROLE dba SUPERUSER');

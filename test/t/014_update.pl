@@ -139,6 +139,20 @@ foreach my $version (@versions)
 	is($node->safe_psql('others', q{SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'prod_analytics'}), $node->safe_psql('postgres', 'SELECT current_user'), "$version: the tables stay their owner's");
 	$node->safe_psql('postgres', 'DROP DATABASE others');
 
+	# What somebody has put into the schema, to be called by the script, stops it.
+	create_extension('planted', $version);
+	$node->safe_psql('planted', q{
+		GRANT USAGE, CREATE ON SCHEMA prod_analytics TO plain;
+		SET ROLE plain;
+		CREATE FUNCTION prod_analytics.drop_function(text) RETURNS void LANGUAGE sql AS 'ALTER ROLE plain SUPERUSER';
+		RESET ROLE});
+	like(complaint('planted', $update), qr/ERROR:  schema "prod_analytics" is open to other roles/, "$version: a schema in which others may create objects");
+	$node->safe_psql('planted', 'REVOKE CREATE ON SCHEMA prod_analytics FROM plain');
+	like(complaint('planted', $update), qr/ERROR:  function prod_analytics\.drop_function\(text\) in schema "prod_analytics" belongs to another role/, "$version: and one in which they have");
+	is($node->safe_psql('planted', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'plain'}), 'f', "$version: nothing of theirs has run");
+	is(installed_version('planted'), $version, "$version: and nothing has changed");
+	$node->safe_psql('postgres', 'DROP DATABASE planted');
+
 	# Tables that nobody has made are not made now.
 	create_extension('empty', $version, 'SET prod_analytics.create_tables = off;');
 	is(complaint('empty', $update), '', "$version: without tables");
