@@ -41,8 +41,8 @@ typedef struct Planned
 {
 	char	   *sql;
 	SPIPlanPtr	plan;
-	int			running;		/* how often it is in use at the moment: what it calls, also when it is planned, may refresh
-								 * a view as well */
+	int			running;		/* how often it is in use at the moment: what it calls, also when it is planned, may
+								 * refresh a view as well */
 } Planned;
 
 static List *plans = NIL;

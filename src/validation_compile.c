@@ -63,8 +63,8 @@ read_reference(Compiler *compiler, PaSchema *node, JsonbValue *value, const char
 	if (target == NULL || !pa_pointer_lookup(&found, target))
 	{
 		pa_complain(compiler, path,
-				 psprintf("$ref %s does not name a schema in this document; remote schemas are not fetched",
-						  pa_describe_name(pa_name_of(value), 200)));
+					psprintf("$ref %s does not name a schema in this document; remote schemas are not fetched",
+							 pa_describe_name(pa_name_of(value), 200)));
 		return;
 	}
 
@@ -115,8 +115,8 @@ read_type(Compiler *compiler, PaSchema *node, JsonbValue *value, const char *pat
 
 		if (bit == 0)
 			pa_complain(compiler, path, names[i].type == jbvString ?
-					 psprintf("%s is not a type", pa_describe_name(pa_name_of(&names[i]), 200)) :
-					 "type is not a string");
+						psprintf("%s is not a type", pa_describe_name(pa_name_of(&names[i]), 200)) :
+						"type is not a string");
 		else if (node->types & bit)
 			pa_complain(compiler, path, "type names a type twice");
 		node->types |= bit;

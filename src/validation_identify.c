@@ -188,7 +188,7 @@ check_dialect(Compiler *compiler, const JsonbValue *object, const char *path)
 
 	if (draft && strcmp(draft, DRAFT) != 0 && strcmp(draft, DRAFT "#") != 0)
 		pa_complain(compiler, pa_pointer_append(path, pa_literal("$schema")),
-				 psprintf("draft \"%s\" is not supported, only \"%s\" is", draft, DRAFT));
+					psprintf("draft \"%s\" is not supported, only \"%s\" is", draft, DRAFT));
 
 	if (vocabulary == NULL)
 		return;
@@ -202,7 +202,7 @@ check_dialect(Compiler *compiler, const JsonbValue *object, const char *path)
 		if (keys[i].length < (int) strlen(VOCABULARIES) ||
 			memcmp(keys[i].text, VOCABULARIES, strlen(VOCABULARIES)) != 0)
 			pa_complain(compiler, pa_pointer_append(path, pa_literal("$vocabulary")),
-					 psprintf("vocabulary %s is not supported", pa_describe_name(keys[i], 200)));
+						psprintf("vocabulary %s is not supported", pa_describe_name(keys[i], 200)));
 }
 
 /*
@@ -226,7 +226,7 @@ scan_place(Compiler *compiler, JsonbValue *value, Place place, const char *path,
 	values = pa_elements(value, place == PLACE_MAP ? &keys : NULL, &count);
 	for (int i = 0; i < count; i++)
 		pa_scan_schema(compiler, &values[i],
-			 pa_pointer_append(path, place == PLACE_MAP ? keys[i] : pa_literal(psprintf("%d", i))), base);
+					   pa_pointer_append(path, place == PLACE_MAP ? keys[i] : pa_literal(psprintf("%d", i))), base);
 }
 
 /*
