@@ -263,11 +263,14 @@ my @allowed = (
 	[ qr/^loader/, qr/^22P02$/, 'loaders try what is no number, in a savepoint' ],
 	[ qr/runner|fails/, qr/^22012$/, 'the job "fails" divides by zero' ],
 	[ qr/^(partitions|ddl|readings|writer|operator|steady|users)$/, qr/^55P03$/, 'a lock cannot be had in time' ],
-	[ qr/^(partitions|ddl|writer|operator|steady|users)$/, qr/^40P01$/, 'a client locks tables and rows in another order' ],
+	[ qr/^(partitions|ddl|writer|operator|steady|users|reader\d)$/, qr/^40P01$/, 'a client locks tables and rows in another order' ],
+	[ qr/./, qr/^25P02$/, 'the transaction has failed before' ],
 	[ qr/^(operator|reader\d)$/, qr/^40001$/, 'a transaction under REPEATABLE READ has to be repeated' ],
 	[ qr/^(writer|readings|partitions|steady)$/, qr/^23514$/, 'a row was on its way into the default partition, or its partition was detached' ],
 	[ qr/^ddl$/, qr/^55000$/, 'the view is not registered' ],
 	[ qr/^(ddl|writer|partitions)$/, qr/^42P01$/, 'the partition is gone' ],
+	[ qr/^(ddl|writer)$/, qr/^42601$/, 'there is no partition to name, because the statement that asks for one was cancelled' ],
+	[ qr/^reader\d$/, qr/^55000$/, 'the parallel worker of a query was ended' ],
 	[ qr/^ddl$/, qr/^42P07$/, 'the index is there, because dropping it was cancelled' ],
 	[ qr/^writer$/, qr/^23505$/, 'an event is moved to where one with its number has been moved before' ]);
 
