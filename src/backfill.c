@@ -144,6 +144,8 @@ append_bound(StringInfo sql, PaPrimaryKey *key, const char *operator, ArrayType 
 
 /*
  * search_keys finds the next "limit" rows: how many there are, which of them lack a value, and the last key.
+ *
+ * The last key is found by itself: a sort with the array beside it would copy the array for each row.
  */
 static void
 search_keys(const char *table, const char *column, PaPrimaryKey *key, ArrayType *after, ArrayType *upto, int limit)
@@ -166,13 +168,14 @@ search_keys(const char *table, const char *column, PaPrimaryKey *key, ArrayType 
 	for (int i = 0; i < key->count; i++)
 		appendStringInfo(&sql, "%s t.%s", i ? "," : " ORDER BY", key->names[i]);
 	appendStringInfo(&sql, " LIMIT %d)"
-					 " SELECT (SELECT count(*) FROM part), (SELECT array_agg(row) FROM part WHERE lacking)", limit);
+					 " SELECT (SELECT count(*) FROM part), (SELECT array_agg(row) FROM part WHERE lacking), last.*"
+					 " FROM (SELECT ", limit);
 	for (int i = 0; i < key->count; i++)
-		appendStringInfo(&sql, ", key%d", i);
+		appendStringInfo(&sql, "%skey%d", i ? ", " : "", i);
 	appendStringInfoString(&sql, " FROM part");
 	for (int i = 0; i < key->count; i++)
 		appendStringInfo(&sql, "%s key%d DESC", i ? "," : " ORDER BY", i);
-	appendStringInfoString(&sql, " LIMIT 1");
+	appendStringInfoString(&sql, " LIMIT 1) last");
 
 	if (SPI_execute_with_args(sql.data, count, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of: %s", sql.data);
