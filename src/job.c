@@ -275,17 +275,6 @@ pa_job_progress_end(void)
 }
 
 /*
- * add_text appends a parameter that is NULL when the text is.
- */
-static void
-add_text(PaParameters *parameters, const char *text)
-{
-	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
-	if (text == NULL)
-		parameters->nulls[parameters->count - 1] = 'n';
-}
-
-/*
  * pa_job_fail logs the failure of a run whose work has been rolled back, and raises it as a
  * WARNING: an error would roll back the record too.  The worker tells of it by itself.
  */
@@ -294,11 +283,11 @@ pa_job_fail(int64 job_id, const char *job_name, ErrorData *error)
 {
 	PaParameters parameters = {0};
 
-	add_text(&parameters, unpack_sql_state(error->sqlerrcode));
-	add_text(&parameters, error->message);
-	add_text(&parameters, error->detail);
-	add_text(&parameters, error->hint);
-	add_text(&parameters, error->context);
+	pa_add_text(&parameters, unpack_sql_state(error->sqlerrcode));
+	pa_add_text(&parameters, error->message);
+	pa_add_text(&parameters, error->detail);
+	pa_add_text(&parameters, error->hint);
+	pa_add_text(&parameters, error->context);
 	pa_query("SELECT jsonb_strip_nulls(jsonb_build_object("
 			 "'sqlstate', $1, 'error', $2, 'detail', $3, 'hint', $4, 'context', $5))",
 			 &parameters, SPI_OK_SELECT);

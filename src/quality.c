@@ -249,17 +249,6 @@ status_of(Check *check)
 }
 
 /*
- * add_text appends a parameter that is NULL when the text is.
- */
-static void
-add_text(PaParameters *parameters, const char *text)
-{
-	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
-	if (text == NULL)
-		parameters->nulls[parameters->count - 1] = 'n';
-}
-
-/*
  * keep writes down what came of a check, and adds it to the result.
  */
 static void
@@ -269,14 +258,14 @@ keep(Check *check, TimestampTz started, ReturnSetInfo *result)
 	Datum		values[4];
 	bool		nulls[4] = {false, false, check->error != NULL, false};
 
-	add_text(&parameters, check->name);
-	add_text(&parameters, status_of(check));
+	pa_add_text(&parameters, check->name);
+	pa_add_text(&parameters, status_of(check));
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(check->failing));
 	if (check->error)
 		parameters.nulls[parameters.count - 1] = 'n';
-	add_text(&parameters, check->error || check->failing == 0 ? NULL : check->sample->data);
+	pa_add_text(&parameters, check->error || check->failing == 0 ? NULL : check->sample->data);
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(started));
-	add_text(&parameters, check->error);
+	pa_add_text(&parameters, check->error);
 	pa_query("INSERT INTO prod_analytics.quality_results (check_name, status, failing_rows, sample, duration, error)"
 			 " VALUES ($1, $2, $3, $4::jsonb, clock_timestamp() - $5, $6)", &parameters, SPI_OK_INSERT);
 

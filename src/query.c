@@ -6,7 +6,9 @@
  */
 #include "prod_analytics.h"
 
+#include "catalog/pg_type.h"
 #include "query.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /*
@@ -21,6 +23,17 @@ pa_add_parameter(PaParameters *parameters, Oid type, Datum value)
 	parameters->types[n] = type;
 	parameters->values[n] = value;
 	parameters->nulls[n] = ' ';
+}
+
+/*
+ * pa_add_text appends a text, which is NULL when there is none.
+ */
+void
+pa_add_text(PaParameters *parameters, const char *text)
+{
+	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
+	if (text == NULL)
+		parameters->nulls[parameters->count - 1] = 'n';
 }
 
 /*

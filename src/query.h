@@ -19,6 +19,7 @@ typedef struct PaParameters
 } PaParameters;
 
 extern void pa_add_parameter(PaParameters *parameters, Oid type, Datum value);
+extern void pa_add_text(PaParameters *parameters, const char *text);
 extern uint64 pa_query(const char *sql, PaParameters *parameters, int expected);
 extern uint64 pa_query_into(DestReceiver *receiver, const char *sql, PaParameters *parameters);
 extern uint64 pa_read_into(DestReceiver *receiver, const char *sql, PaParameters *parameters);

@@ -15,17 +15,6 @@
 #include "worker.h"
 
 /*
- * add_text appends a parameter that is NULL when the text is.
- */
-static void
-add_text(PaParameters *parameters, const char *text)
-{
-	pa_add_parameter(parameters, TEXTOID, text ? CStringGetTextDatum(text) : (Datum) 0);
-	if (text == NULL)
-		parameters->nulls[parameters->count - 1] = 'n';
-}
-
-/*
  * pa_begin_record logs that a run begins.  The job's lock is there.
  *
  * The job may be that of another role by now, whose command is not for a session of the old one.
@@ -38,8 +27,8 @@ pa_begin_record(void *argument)
 	bool		isnull;
 	Datum		timeout;
 
-	add_text(&parameters, record->job_name);
-	add_text(&parameters, OidIsValid(record->role) ? GetUserNameFromId(record->role, false) : NULL);
+	pa_add_text(&parameters, record->job_name);
+	pa_add_text(&parameters, OidIsValid(record->role) ? GetUserNameFromId(record->role, false) : NULL);
 	if (pa_query("SELECT b.job_id, b.command, b.timeout_ms, r.oid FROM prod_analytics.begin_run($1, $2) b"
 				 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = b.owner", &parameters, SPI_OK_SELECT) == 0)
 		return;
@@ -82,11 +71,11 @@ end_failed(PaRecord *record)
 	ErrorData  *error = record->error;
 
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(record->job_id));
-	add_text(&parameters, unpack_sql_state(error->sqlerrcode));
-	add_text(&parameters, error->message);
-	add_text(&parameters, error->detail);
-	add_text(&parameters, error->hint);
-	add_text(&parameters, error->context);
+	pa_add_text(&parameters, unpack_sql_state(error->sqlerrcode));
+	pa_add_text(&parameters, error->message);
+	pa_add_text(&parameters, error->detail);
+	pa_add_text(&parameters, error->hint);
+	pa_add_text(&parameters, error->context);
 	pa_query("SELECT prod_analytics.end_run($1, 'FAILED', 0, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
 			 "'sqlstate', $2, 'error', $3, 'detail', $4, 'hint', $5, 'context', $6)))",
 			 &parameters, SPI_OK_SELECT);
@@ -104,7 +93,7 @@ end_done(PaRecord *record)
 
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(record->job_id));
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(record->outcome.rows));
-	add_text(&parameters, pa_run.result ? pa_run.result : record->outcome.json);
+	pa_add_text(&parameters, pa_run.result ? pa_run.result : record->outcome.json);
 	pa_query("SELECT prod_analytics.end_command($1, $2, $3::pg_catalog.jsonb)", &parameters, SPI_OK_SELECT);
 	failure = pa_result(0, 1, &isnull);
 	record->failure = isnull ? NULL : MemoryContextStrdup(record->context, TextDatumGetCString(failure));
