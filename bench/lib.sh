@@ -54,6 +54,28 @@ milliseconds() {
 	done | sort -g | head -n 1
 }
 
+# Print the milliseconds that a statement takes: the smallest of REPEAT times, each after "settle", which the benchmark
+# defines.  The other arguments are for "settle".
+measure() {
+	local i
+
+	for ((i = 0; i < REPEAT; i++)); do
+		settle "${@:2}"
+		milliseconds_once "$1"
+	done | sort -g | head -n 1
+}
+
+# Wait until a query returns true.
+wait_until() {
+	local attempts
+
+	for ((attempts = 0; attempts < 1200; attempts++)); do
+		[ "$(bench_sql "$1")" != t ] || return 0
+		sleep 0.1
+	done
+	die "did not come true: $1"
+}
+
 # Print a line: what was compared, both figures and their ratio; and, for the table of "make bench", add one to the file
 # BENCH_RESULTS.  $5: the unit, unless it is ms.
 ratio() {
