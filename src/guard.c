@@ -27,6 +27,17 @@ pa_set_for_now(const char *name, const char *value)
 }
 
 /*
+ * pa_forbid_writing makes the current subtransaction read-only, until it ends.  As a setting this could not be undone by
+ * leaving a GUC nest level, which PostgreSQL 16 and later refuse to try.
+ */
+void
+pa_forbid_writing(void)
+{
+	Assert(IsSubTransaction());
+	XactReadOnly = true;
+}
+
+/*
  * pa_guard_enter becomes "owner" and stops looking up names in schemas that others may write to.
  *
  * Whoever may execute one of our functions acts with the owner's rights inside it and nowhere

@@ -18,6 +18,7 @@ typedef struct PaGuard
 
 typedef void (*PaWork) (void *argument);
 
+extern void pa_forbid_writing(void);
 extern void pa_set_for_now(const char *name, const char *value);
 extern void pa_guard_enter(PaGuard *guard, Oid owner);
 extern void pa_guard_leave(PaGuard *guard);

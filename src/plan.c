@@ -92,7 +92,7 @@ explain(void *argument)
 	bool		isnull;
 
 	if (explanation->read_only)
-		pa_set_for_now("transaction_read_only", "on");
+		pa_forbid_writing();
 	SPI_connect();
 	pa_query(psprintf("EXPLAIN (VERBOSE, BUFFERS, ANALYZE %s, FORMAT JSON) %s",
 					  explanation->run ? "on" : "off", explanation->query),

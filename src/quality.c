@@ -195,7 +195,7 @@ run_query(void *argument)
 	PaParameters none = {0};
 
 	check_query(check->query);
-	pa_set_for_now("transaction_read_only", "on");
+	pa_forbid_writing();
 	SPI_connect();
 	pa_query_into(&check->public, check->query, &none);
 	SPI_finish();
