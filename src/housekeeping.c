@@ -62,7 +62,10 @@ find_store(const char *name)
 		if (strcmp(stores[i].table, name) == 0)
 			return &stores[i];
 
-	elog(ERROR, "there is no store \"%s\"", name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("\"%s\" is no table of history", name),
+			 errhint("Call %s.purge_history().", PA_SCHEMA)));
 }
 
 /*

@@ -117,6 +117,9 @@ SELECT note('what does scan it');
 SELECT step, scans - (SELECT scans FROM seen WHERE step = 'begin') AS scans FROM seen ORDER BY 2, 1;
 COMMIT;
 
+-- error: no table of history
+SELECT prod_analytics.purge_batch('events', 0);
+
 DROP TABLE seen;
 DROP FUNCTION note;
 DROP VIEW kept;
