@@ -536,7 +536,7 @@ pa_make_next_partition(PG_FUNCTION_ARGS)
 		List	   *names;
 
 		moved = pa_make_partitions(policy, list_make1(&range), &names);
-		name = linitial(names);
+		name = names ? linitial(names) : NULL;
 	}
 
 	if (name == NULL)

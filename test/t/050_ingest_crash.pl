@@ -93,7 +93,8 @@ sub ingest_batch
 	return;
 }
 
-# A session that ingests until it is killed: one batch with all that is staged, or small ones.
+# A session that ingests until it is killed: one batch with all that is staged, or small ones, not so many that nothing
+# would be left on a fast machine.
 sub start_ingestion
 {
 	my ($size) = @_;
@@ -102,7 +103,7 @@ sub start_ingestion
 
 	append_to_file($script, "SELECT prod_analytics.etl_ingest_events($size);\n") if !-f $script;
 	$session{handle} = IPC::Run::start(
-		[ 'pgbench', '-n', '-t', 1_000_000, '-f', $script, $node->connstr('postgres') . ' application_name=ingestion' ],
+		[ 'pgbench', '-n', '-t', 1_000_000, '-R', 150, '-f', $script, $node->connstr('postgres') . ' application_name=ingestion' ],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err});
 	return \%session;
 }
