@@ -199,13 +199,37 @@ parse_cron(const char *text, char *values[], PaSchedule *schedule)
 }
 
 /*
+ * explain_schedule says with an error of PostgreSQL's what a schedule looks like.
+ */
+static void
+explain_schedule(void *argument)
+{
+	errhint("A schedule is an interval, like '30 seconds', or five fields as cron has them, like '30 3 * * *'.");
+}
+
+/*
+ * read_interval reads what must be an interval, since it is no cron expression.
+ */
+static Interval *
+read_interval(const char *text)
+{
+	ErrorContextCallback context = {error_context_stack, explain_schedule, NULL};
+	Interval   *interval;
+
+	error_context_stack = &context;
+	interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	error_context_stack = context.previous;
+
+	return interval;
+}
+
+/*
  * parse_interval reads an interval, which must be of one kind: a month has no length in days, nor a day in hours.
  */
 static void
 parse_interval(const char *text, PaSchedule *schedule)
 {
-	Interval   *interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-																 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	Interval   *interval = read_interval(text);
 
 	schedule->months = interval->month;
 	schedule->days = interval->day;

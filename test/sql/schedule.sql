@@ -82,6 +82,7 @@ FROM (SELECT *, lead(at) OVER (PARTITION BY schedule, zone ORDER BY number) AS l
 GROUP BY s.schedule, zone ORDER BY 1, 2;
 
 -- error: no schedules
+SELECT prod_analytics.next_slot('every minute', now());
 SELECT prod_analytics.next_slot('60 * * * *', now());
 SELECT prod_analytics.next_slot('* 24 * * *', now());
 SELECT prod_analytics.next_slot('* * 0 * *', now());
