@@ -464,6 +464,19 @@ append_failure(StringInfo json, PaMatview *matview, ErrorData *error)
 }
 
 /*
+ * is_registered tells whether a view is still one to be refreshed.
+ */
+static bool
+is_registered(PaMatview *matview)
+{
+	PaParameters parameters = {0};
+
+	pa_add_parameter(&parameters, INT4OID, Int32GetDatum(matview->id));
+
+	return pa_query("SELECT FROM prod_analytics.registered_matviews WHERE matview_id = $1", &parameters, SPI_OK_SELECT) > 0;
+}
+
+/*
  * refresh_all refreshes all registered views, as one run of the job.
  */
 static Datum
@@ -471,13 +484,14 @@ refresh_all(void)
 {
 	int64		job_id = pa_job_start(JOB_NAME);
 	int64		rows = 0;
-	bool		has_failed = false;
 	StringInfoData json;
+	StringInfoData failed;
 	MemoryContext caller_context = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller_context, "refresh of a view", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	initStringInfo(&json);
+	initStringInfo(&failed);
 	appendStringInfoString(&json, "{\"views\": [");
 	foreach(cell, pa_registered_matviews(InvalidOid))
 	{
@@ -494,18 +508,26 @@ refresh_all(void)
 			append_counts(&json, &refresh);
 			rows += changed_rows(&refresh);
 		}
-		else
+		else if (is_registered(refresh.registered))
 		{
 			append_failure(&json, refresh.registered, error);
-			has_failed = true;
+			appendStringInfo(&failed, "%s%s", failed.len == 0 ? "left as they were: " : ", ", refresh.registered->name);
 		}
+		else
+			appendStringInfo(&json, "\"status\": \"%s\", \"reason\": \"it is not registered any more\"", PA_JOB_SKIPPED);
 		appendStringInfoChar(&json, '}');
 		MemoryContextSwitchTo(caller_context);
 		MemoryContextReset(context);
 	}
-	appendStringInfoString(&json, "]}");
+	appendStringInfoChar(&json, ']');
+	if (failed.len > 0)
+	{
+		appendStringInfoString(&json, ", \"error\": ");
+		escape_json(&json, failed.data);
+	}
+	appendStringInfoChar(&json, '}');
 
-	return pa_job_end(job_id, has_failed ? PA_JOB_FAILED : PA_JOB_SUCCESS, rows,
+	return pa_job_end(job_id, failed.len > 0 ? PA_JOB_FAILED : PA_JOB_SUCCESS, rows,
 					  DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 

@@ -265,6 +265,7 @@ my @allowed = (
 	[ qr/^(partitions|ddl|readings|writer|operator|steady|users)$/, qr/^55P03$/, 'a lock cannot be had in time' ],
 	[ qr/^(partitions|ddl|writer|operator|steady|users|reader\d)$/, qr/^40P01$/, 'a client locks tables and rows in another order' ],
 	[ qr/./, qr/^25P02$/, 'the transaction has failed before' ],
+	[ qr/^loader/, qr/^3B001$/, 'the savepoint was not made, because the transaction had failed before' ],
 	[ qr/^(operator|reader\d)$/, qr/^40001$/, 'a transaction under REPEATABLE READ has to be repeated' ],
 	[ qr/^(writer|readings|partitions|steady)$/, qr/^23514$/, 'a row was on its way into the default partition, or its partition was detached' ],
 	[ qr/^ddl$/, qr/^55000$/, 'the view is not registered' ],
