@@ -34,7 +34,7 @@ SELECT prod_analytics.enable_incremental_refresh('seen.counted')->>'mode' AS mod
 INSERT INTO seen."Odd name" SELECT n, now(), repeat('x', 100) FROM generate_series(1, 1000) n;
 ANALYZE seen."Odd name";
 SELECT table_name, partitions, rows, table_bytes > 100000 AS table_bytes, index_bytes > 100000 AS index_bytes, last_analyze IS NOT NULL AS analyzed, xid_age >= 0 AS age
-FROM prod_analytics.table_status WHERE table_name::text LIKE 'seen.%' ORDER BY 1::text COLLATE "C";
+FROM prod_analytics.table_status WHERE table_name::text LIKE 'seen.%' ORDER BY table_name::text COLLATE "C";
 SELECT table_name::text LIKE '%Odd name"' AS of_table, index_name, method, is_unique, is_constraint, is_valid, partitions, bytes > 8192 AS bytes, is_unused
 FROM prod_analytics.index_status WHERE table_name::text LIKE 'seen.%' ORDER BY index_name::text COLLATE "C";
 -- A unique index that could not be built is not valid.

@@ -104,7 +104,7 @@ EXPLAIN (COSTS OFF) SELECT FROM prod_analytics.events WHERE event_date = '2026-0
 SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
 EXPLAIN (COSTS OFF) SELECT FROM prod_analytics.events WHERE event_date = '2026-03-31';
 SELECT conrelid::regclass, pg_get_constraintdef(oid), convalidated FROM pg_constraint
-WHERE conname = 'event_date_range' AND conrelid IN ('prod_analytics.by_hand'::regclass, 'prod_analytics.beginning'::regclass) ORDER BY 1::text;
+WHERE conname = 'event_date_range' AND conrelid IN ('prod_analytics.by_hand'::regclass, 'prod_analytics.beginning'::regclass) ORDER BY conrelid::regclass::text;
 INSERT INTO prod_analytics.events (event_type, event_time) VALUES ('edge', '2020-01-10 12:00'), ('edge', '2020-02-03 11:59:59.999999'), ('edge', '1999-12-31 23:59:59.999999');
 
 -- The latest sibling's storage options, the parent's table space and the sibling's replica identity.
