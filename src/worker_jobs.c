@@ -224,6 +224,7 @@ check_arguments(FunctionCallInfo fcinfo)
 	static const char *const required[] = {"job_name", "schedule", "command", NULL, "max_retries", "timezone", "catch_up"};
 	Interval	shortest = {USECS_PER_SEC / 1000};
 	int			length;
+	char	   *command;
 	char	   *catch_up;
 
 	for (int i = 0; i < (int) lengthof(required); i++)
@@ -235,6 +236,9 @@ check_arguments(FunctionCallInfo fcinfo)
 	length = VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0));
 	if (length == 0 || length >= PA_JOB_NAME_SIZE)
 		invalid("job_name is empty or too long", psprintf("A name has at most %d bytes.", PA_JOB_NAME_SIZE - 1));
+	command = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (command[strspn(command, " \t\r\n;")] == '\0')
+		invalid("command is empty", "Give one or more SQL statements.");
 	if (!PG_ARGISNULL(3) && DatumGetInt32(DirectFunctionCall2(interval_cmp, PG_GETARG_DATUM(3), IntervalPGetDatum(&shortest))) < 0)
 		invalid("timeout must be at least 1 millisecond", "Leave it out to let a run take as long as it wants.");
 	if (PG_GETARG_INT32(4) < 0)

@@ -27,6 +27,7 @@ SELECT prod_analytics.schedule_job('a', '1 day', NULL);
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', max_retries => NULL);
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timezone => NULL);
 SELECT prod_analytics.schedule_job('', '1 day', 'SELECT 1');
+SELECT prod_analytics.schedule_job('a', '1 day', E' ;\n');
 SELECT prod_analytics.schedule_job(repeat('ä', 101), '1 day', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', 'daily', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', '0 25 * * *', 'SELECT 1');
@@ -149,7 +150,7 @@ SELECT prod_analytics.schedule_job('says', '1 hour', $$SELECT '[1, 2]'::jsonb$$)
 SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
 SELECT prod_analytics.schedule_job('says', '1 hour', 'SELECT generate_series(1, 5)');
 SELECT r - 'job_id' - 'duration_seconds' AS result FROM prod_analytics.run_job('says') r;
-SELECT prod_analytics.schedule_job('says', '1 hour', '');
+SELECT prod_analytics.schedule_job('says', '1 hour', '-- nothing');
 SELECT r->>'status' AS status FROM prod_analytics.run_job('says') r;
 -- An owner that is gone.
 UPDATE prod_analytics.jobs SET owner = 'regress_nobody' WHERE job_name = 'says';
