@@ -69,6 +69,11 @@ redrive(FunctionCallInfo fcinfo, const char *function, const char *table, const 
 	rows = pa_query(dry_run ? count : move, &parameters, dry_run ? SPI_OK_SELECT : SPI_OK_INSERT);
 	SPI_finish();
 	pa_guard_leave(&guard);
+	/* So that a code with a typing error in it is noticed. */
+	if (rows == 0 && !PG_ARGISNULL(1))
+		ereport(NOTICE,
+				(errmsg("%s has no row to be sent again that was set aside for the reason \"%s\"",
+						table, text_to_cstring(PG_GETARG_TEXT_PP(1)))));
 
 	return rows;
 }
