@@ -59,9 +59,6 @@ CREATE UNIQUE INDEX ON soak.domains (email_domain);
 CREATE MATERIALIZED VIEW soak.by_device AS
 	SELECT org_id, device_type, count(*) AS events FROM prod_analytics.events GROUP BY 1, 2;
 CREATE UNIQUE INDEX ON soak.by_device (org_id, device_type) NULLS NOT DISTINCT;
-SELECT prod_analytics.enable_incremental_refresh('soak.hourly');
-SELECT prod_analytics.enable_incremental_refresh('soak.sensors', 'soak.sensors_archive');
-SELECT prod_analytics.enable_incremental_refresh('soak.domains');
 
 -- A leaf of events; none has bounds that are not finite but the default partition.
 CREATE FUNCTION soak.a_partition(number integer, bounded boolean DEFAULT true) RETURNS regclass LANGUAGE sql STABLE AS $$
@@ -181,6 +178,11 @@ CREATE VIEW soak.user_fate AS
 GRANT USAGE ON SCHEMA soak TO PUBLIC;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA soak TO PUBLIC;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA soak TO PUBLIC;
+
+-- After the GRANTs, which take no lock on the tables: one that meets a REFRESH fails.
+SELECT prod_analytics.enable_incremental_refresh('soak.hourly');
+SELECT prod_analytics.enable_incremental_refresh('soak.sensors', 'soak.sensors_archive');
+SELECT prod_analytics.enable_incremental_refresh('soak.domains');
 
 -- The jobs that are there from the start, more often, and some that go wrong.
 SELECT prod_analytics.schedule_job(j.job_name, s.schedule, command, timeout, max_retries, timezone, catch_up, depends_on)

@@ -142,6 +142,9 @@ my @breaks = (
 	[ 'runs that failed have an excuse', q{INSERT INTO prod_analytics.etl_jobs (job_name, started_at, finished_at, status, details)
 			VALUES ('maintain_partitions', now() - interval '2 days', now() - interval '1 day', 'FAILED', '{"errors": [{"sqlstate": "55P03"}, {"sqlstate": "XX000", "error": "test"}]}')},
 		q{DELETE FROM prod_analytics.etl_jobs WHERE job_name = 'maintain_partitions' AND status = 'FAILED'} ],
+	[ 'runs that failed have an excuse', q{INSERT INTO prod_analytics.etl_jobs (job_name, started_at, finished_at, status, details)
+			VALUES ('refresh_matviews', now(), now(), 'FAILED', '{"views": [{"status": "SUCCESS"}, {"status": "FAILED", "sqlstate": "40P01"}, {"status": "FAILED", "sqlstate": "XX000", "error": "test"}]}')},
+		q{DELETE FROM prod_analytics.etl_jobs WHERE job_name = 'refresh_matviews' AND status = 'FAILED'} ],
 	[ 'the state of each job fits the log', q{UPDATE prod_analytics.job_state SET last_job_id = 0 WHERE job_name = 'vacuum'},
 		q{UPDATE prod_analytics.job_state SET last_job_id = NULL, last_status = NULL WHERE last_job_id = 0} ],
 	[ 'no lock and no transaction is left over', q{BEGIN; SELECT pg_advisory_xact_lock(1); PREPARE TRANSACTION 'left'}, q{ROLLBACK PREPARED 'left'} ],
