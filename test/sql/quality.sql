@@ -161,7 +161,9 @@ UPDATE prod_analytics.quality_checks SET enabled = false WHERE check_name <> 'mi
 INSERT INTO prod_analytics.quality_checks (check_name, query) VALUES
 	('ends with a comment', 'SELECT 1 AS n -- that is all'), ('ends with both', 'SELECT 1 AS n; -- that is all'),
 	('values', 'VALUES (1), (2)'), ('a table', 'TABLE prod_analytics.users -- all of them'), ('no column', 'SELECT FROM generate_series(1, 3)'),
-	('one name', 'SELECT 1 AS n, 2 AS n, 3 AS m, NULL AS n'), ('numbers', $$SELECT 'NaN'::float8 AS a, '-Infinity'::float8 AS b, 'NaN'::numeric AS c, 'infinity'::timestamptz AS d$$),
+	('one name', 'SELECT 1 AS n, 2 AS n, 3 AS m, NULL AS n'),
+	('long names', format('SELECT 1 AS %I, 2 AS %1$I, 3 AS %I, 4 AS %2$I', repeat('語', 21), 'x' || repeat('é', 31))),
+	('numbers', $$SELECT 'NaN'::float8 AS a, '-Infinity'::float8 AS b, 'NaN'::numeric AS c, 'infinity'::timestamptz AS d$$),
 	('odd types', $$SELECT '\xdeadbeef'::bytea AS a, ROW(1, 'x') AS b, '{1,2}'::int[] AS c, '{"k": "\u0041"}'::json AS d, 'ä"\' AS e, '(1,2)'::point AS f, 'x'::name AS g$$),
 	('no jsonb', $$SELECT '"\u0000"'::json AS a$$),
 	('big', $$SELECT n, repeat('x', 5000) AS a, repeat('y', 5000) AS b, 'short' AS c, repeat('z', 20000000) AS d FROM generate_series(1, 20) n$$),
@@ -173,7 +175,7 @@ UPDATE prod_analytics.quality_checks SET enabled = true WHERE query NOT IN (SELE
 SELECT check_name, failing_rows, status FROM prod_analytics.run_quality_checks() ORDER BY check_name COLLATE "C";
 SELECT check_name, left(error, 100) AS error FROM prod_analytics.quality_results WHERE error IS NOT NULL AND check_name <> 'wrong' ORDER BY check_name COLLATE "C";
 SELECT check_name, sample FROM prod_analytics.quality_results
-WHERE check_name IN ('ends with a comment', 'ends with both', 'values', 'no column', 'one name', 'numbers', 'odd types') ORDER BY check_name COLLATE "C";
+WHERE check_name IN ('ends with a comment', 'ends with both', 'values', 'no column', 'one name', 'long names', 'numbers', 'odd types') ORDER BY check_name COLLATE "C";
 SELECT failing_rows, jsonb_array_length(sample) AS sampled, octet_length(sample::text) < 100000 AS bounded, sample->9->'n' AS n,
 	length(sample->9->>'a') AS a, sample->9->>'b' AS b, sample->9->>'c' AS c, sample->9->>'d' AS d FROM prod_analytics.quality_results WHERE check_name = 'big';
 SELECT count(*) AS events FROM prod_analytics.events;
