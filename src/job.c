@@ -351,9 +351,12 @@ may_update(const char *column)
 void
 pa_check_job_name(const char *job_name)
 {
-	const char *column = job_name + strlen(PA_BACKFILL_JOB);
+	const char *column;
 
-	if (strncmp(job_name, PA_BACKFILL_JOB, strlen(PA_BACKFILL_JOB)) == 0 && !may_update(column))
+	if (strncmp(job_name, PA_BACKFILL_JOB, strlen(PA_BACKFILL_JOB)) != 0)
+		return;
+	column = job_name + strlen(PA_BACKFILL_JOB);
+	if (!may_update(column))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for column %s", column),
