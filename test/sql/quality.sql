@@ -230,7 +230,7 @@ DELETE FROM prod_analytics.quality_checks WHERE check_name IN
 	('stale_staging', 'wrong_matviews', 'unwatched_matviews', 'null_rates', 'rows_in_default_partition', 'low_volume', 'wrong');
 ALTER TABLE prod_analytics.quality_checks DROP COLUMN timeout;
 INSERT INTO prod_analytics.quality_checks (check_name, description, severity, warn_above, fail_above, query) VALUES
-	('anonymous_events', 'old', 'error', 0, NULL,
+	('anonymous_events', 'the share of events without a user is twice that of the week before, and more than a tenth', 'error', 0, NULL,
 			$q$SELECT s.today, s.before FROM (
 				SELECT avg((user_id IS NULL)::int) FILTER (WHERE event_time > now() - interval '1 day') AS today,
 					avg((user_id IS NULL)::int) FILTER (WHERE event_time <= now() - interval '1 day') AS before
@@ -246,7 +246,7 @@ UPDATE prod_analytics.quality_checks SET enabled = false WHERE check_name = 'ano
 UPDATE prod_analytics.schema_version SET version = 5;
 SELECT prod_analytics.create_tables();
 SELECT version FROM prod_analytics.schema_version;
-SELECT q.check_name, q.severity, q.warn_above, q.enabled, q.timeout, f.query = q.query AS renewed
+SELECT q.check_name, q.severity, q.warn_above, q.enabled, q.timeout, f.query = q.query AS renewed, f.description = q.description AS described
 FROM prod_analytics.quality_checks q LEFT JOIN fresh f USING (check_name)
 WHERE q.check_name IN ('null_rates', 'anonymous_events', 'quarantine_growth', 'rows_in_default_partition', 'stale_matviews', 'low_volume',
 	'stale_staging', 'wrong_matviews', 'unwatched_matviews') ORDER BY 1;
