@@ -329,15 +329,19 @@ may_update(const char *column)
 	List	   *names;
 	Oid			namespace;
 	Oid			table;
+	AttrNumber	attribute;
 
 	if (!SplitIdentifierString(pstrdup(column), '.', &names) || list_length(names) != 3)
 		return false;
 	namespace = get_namespace_oid(linitial(names), true);
 	table = OidIsValid(namespace) ? get_relname_relid(lsecond(names), namespace) : InvalidOid;
 
-	return OidIsValid(table) &&
-		(pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK ||
-		 pg_attribute_aclcheck(table, get_attnum(table, lthird(names)), GetUserId(), ACL_UPDATE) == ACLCHECK_OK);
+	if (!OidIsValid(table))
+		return false;
+	attribute = get_attnum(table, lthird(names));
+
+	return pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK ||
+		(attribute != InvalidAttrNumber && pg_attribute_aclcheck(table, attribute, GetUserId(), ACL_UPDATE) == ACLCHECK_OK);
 }
 
 /*
@@ -347,9 +351,12 @@ may_update(const char *column)
 void
 pa_check_job_name(const char *job_name)
 {
-	const char *column = job_name + strlen(PA_BACKFILL_JOB);
+	const char *column;
 
-	if (strncmp(job_name, PA_BACKFILL_JOB, strlen(PA_BACKFILL_JOB)) == 0 && !may_update(column))
+	if (strncmp(job_name, PA_BACKFILL_JOB, strlen(PA_BACKFILL_JOB)) != 0)
+		return;
+	column = job_name + strlen(PA_BACKFILL_JOB);
+	if (!may_update(column))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for column %s", column),

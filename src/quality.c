@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "guard.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "query.h"
 #include "storage/latch.h"
@@ -64,6 +65,19 @@ cancel_check(void)
 }
 
 /*
+ * is_taken tells whether one of the first columns has a name.
+ */
+static bool
+is_taken(TupleDesc columns, int count, const char *name)
+{
+	for (int i = 0; i < count; i++)
+		if (strcmp(NameStr(TupleDescAttr(columns, i)->attname), name) == 0)
+			return true;
+
+	return false;
+}
+
+/*
  * make_names_unique lets each column of a row be found in its sample, also where the query gives several the same name.
  */
 static void
@@ -71,14 +85,16 @@ make_names_unique(TupleDesc columns)
 {
 	for (int i = 1; i < columns->natts; i++)
 	{
-		Form_pg_attribute column = TupleDescAttr(columns, i);
-		int			same = 1;
+		NameData   *name = &TupleDescAttr(columns, i)->attname;
+		char	   *given = pstrdup(NameStr(*name));
 
-		for (int j = 0; j < i; j++)
-			if (strcmp(NameStr(TupleDescAttr(columns, j)->attname), NameStr(column->attname)) == 0)
-				same++;
-		if (same > 1)
-			namestrcpy(&column->attname, psprintf("%.50s (%d)", NameStr(column->attname), same));
+		for (int same = 2; is_taken(columns, i, NameStr(*name)); same++)
+		{
+			char	   *suffix = psprintf(" (%d)", same);
+			int			length = pg_mbcliplen(given, strlen(given), NAMEDATALEN - 1 - strlen(suffix));
+
+			namestrcpy(name, psprintf("%.*s%s", length, given, suffix));
+		}
 	}
 }
 

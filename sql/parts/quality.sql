@@ -198,9 +198,10 @@ CREATE FUNCTION renew_checks(old_checks jsonb, newer_than integer)
 -- What the user has changed stays, and what he has deleted stays deleted, under its new name too.
 BEGIN
 	UPDATE prod_analytics.quality_checks q
-	SET check_name = d.check_name, description = d.description, query = d.query, warn_above = d.warn_above, fail_above = d.fail_above,
+	SET check_name = d.check_name, query = d.query, warn_above = d.warn_above, fail_above = d.fail_above,
+		description = CASE WHEN prod_analytics.check_fingerprint(q.description, NULL, NULL) = o.described THEN d.description ELSE q.description END,
 		timeout = coalesce(q.timeout, '10 minutes')
-	FROM jsonb_to_recordset(renew_checks.old_checks) o (old_name text, fingerprint text, new_name text)
+	FROM jsonb_to_recordset(renew_checks.old_checks) o (old_name text, fingerprint text, described text, new_name text)
 	JOIN prod_analytics.default_checks() d ON d.check_name = coalesce(o.new_name, o.old_name)
 	WHERE q.check_name = o.old_name AND prod_analytics.check_fingerprint(q.query, q.warn_above, q.fail_above) = o.fingerprint
 		AND NOT EXISTS (SELECT FROM prod_analytics.quality_checks x WHERE x.check_name = d.check_name AND x.check_name <> q.check_name);
@@ -209,7 +210,7 @@ END
 $$;
 
 COMMENT ON FUNCTION renew_checks(jsonb, integer) IS
-	'internal: bring the default checks of a version of the tables up to date: those that are as it made them (an array of {"old_name", "fingerprint", "new_name"}), and those that it did not have';
+	'internal: bring the default checks of a version of the tables up to date: those that are as it made them (an array of {"old_name", "fingerprint", "described": that of its description, "new_name"}), and those that it did not have';
 
 CREATE FUNCTION run_quality_checks(name text DEFAULT NULL)
 	RETURNS TABLE (check_name text, severity text, failing_rows bigint, status text)

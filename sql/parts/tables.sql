@@ -747,17 +747,17 @@ BEGIN
 				COMMENT ON COLUMN quality_checks.query IS
 					'a SELECT without parameters that returns the failing rows; it runs as the owner of this table, with search_path pg_catalog, in a read-only transaction';
 				PERFORM prod_analytics.renew_checks('[
-					{"old_name": "orphan_events", "fingerprint": "9920123330ee9ffc"},
-					{"old_name": "missing_purchase_keys", "fingerprint": "e3781d24893df64b"},
-					{"old_name": "duplicate_events", "fingerprint": "19ba6e5c07352c38"},
-					{"old_name": "future_events", "fingerprint": "1fed0e9fde2ef931"},
-					{"old_name": "stale_events", "fingerprint": "6a1b1d4667893ae2"},
-					{"old_name": "low_volume", "fingerprint": "dfbab7ca24f4cf16"},
-					{"old_name": "anonymous_events", "fingerprint": "d83f5abaef649aeb", "new_name": "null_rates"},
-					{"old_name": "quarantine_growth", "fingerprint": "9c261b210729cd3e"},
-					{"old_name": "rows_in_default_partition", "fingerprint": "0345205e5c5271ec"},
-					{"old_name": "partition_runway", "fingerprint": "704b79a62a0d266b"},
-					{"old_name": "stale_matviews", "fingerprint": "3621d0f0318324c4"}]', 5);
+					{"old_name": "orphan_events", "fingerprint": "9920123330ee9ffc", "described": "424307cbb43e7b8c"},
+					{"old_name": "missing_purchase_keys", "fingerprint": "e3781d24893df64b", "described": "48caaf87aececccf"},
+					{"old_name": "duplicate_events", "fingerprint": "19ba6e5c07352c38", "described": "d9b56156d920afd7"},
+					{"old_name": "future_events", "fingerprint": "1fed0e9fde2ef931", "described": "edc804e9a81b68bb"},
+					{"old_name": "stale_events", "fingerprint": "6a1b1d4667893ae2", "described": "820f6d1e3b0236b7"},
+					{"old_name": "low_volume", "fingerprint": "dfbab7ca24f4cf16", "described": "4aa0ebfd498dac90"},
+					{"old_name": "anonymous_events", "fingerprint": "d83f5abaef649aeb", "described": "1e28152a5365fbe8", "new_name": "null_rates"},
+					{"old_name": "quarantine_growth", "fingerprint": "9c261b210729cd3e", "described": "8e468bbb1e87464d"},
+					{"old_name": "rows_in_default_partition", "fingerprint": "0345205e5c5271ec", "described": "4aa0df838497602f"},
+					{"old_name": "partition_runway", "fingerprint": "704b79a62a0d266b", "described": "773a42e1ad4ad5c3"},
+					{"old_name": "stale_matviews", "fingerprint": "3621d0f0318324c4", "described": "5ff90968a66f3a87"}]', 5);
 			END IF;
 			IF NOT prod_analytics.is_missing('quality_results') THEN
 				COMMENT ON COLUMN quality_results.sample IS

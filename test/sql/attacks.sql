@@ -194,6 +194,7 @@ SELECT prod_analytics.job_note(-1, 7, '{"forged": true}');
 SELECT prod_analytics.job_finish(-1, 'SUCCESS', 7, '{"forged": true}');
 -- error: a run of a column that he may not update, by its steps or as a job
 SELECT prod_analytics.job_begin('backfill_column public.attacked.v');
+SELECT prod_analytics.job_begin('backfill_column public.attacked.missing');
 SELECT prod_analytics.job_begin('backfill_column nonsense');
 SELECT prod_analytics.job_begin('backfill_column "no;where".x.y');
 SELECT prod_analytics.schedule_job('backfill_column public.attacked.v', '1 hour', $$SELECT '{"status": "FAILED", "position": {}}'::jsonb$$);

@@ -161,7 +161,9 @@ UPDATE prod_analytics.quality_checks SET enabled = false WHERE check_name <> 'mi
 INSERT INTO prod_analytics.quality_checks (check_name, query) VALUES
 	('ends with a comment', 'SELECT 1 AS n -- that is all'), ('ends with both', 'SELECT 1 AS n; -- that is all'),
 	('values', 'VALUES (1), (2)'), ('a table', 'TABLE prod_analytics.users -- all of them'), ('no column', 'SELECT FROM generate_series(1, 3)'),
-	('one name', 'SELECT 1 AS n, 2 AS n, 3 AS m, NULL AS n'), ('numbers', $$SELECT 'NaN'::float8 AS a, '-Infinity'::float8 AS b, 'NaN'::numeric AS c, 'infinity'::timestamptz AS d$$),
+	('one name', 'SELECT 1 AS n, 2 AS n, 3 AS m, NULL AS n'),
+	('long names', format('SELECT 1 AS %I, 2 AS %1$I, 3 AS %I, 4 AS %2$I', repeat('語', 21), 'x' || repeat('é', 31))),
+	('numbers', $$SELECT 'NaN'::float8 AS a, '-Infinity'::float8 AS b, 'NaN'::numeric AS c, 'infinity'::timestamptz AS d$$),
 	('odd types', $$SELECT '\xdeadbeef'::bytea AS a, ROW(1, 'x') AS b, '{1,2}'::int[] AS c, '{"k": "\u0041"}'::json AS d, 'ä"\' AS e, '(1,2)'::point AS f, 'x'::name AS g$$),
 	('no jsonb', $$SELECT '"\u0000"'::json AS a$$),
 	('big', $$SELECT n, repeat('x', 5000) AS a, repeat('y', 5000) AS b, 'short' AS c, repeat('z', 20000000) AS d FROM generate_series(1, 20) n$$),
@@ -173,7 +175,7 @@ UPDATE prod_analytics.quality_checks SET enabled = true WHERE query NOT IN (SELE
 SELECT check_name, failing_rows, status FROM prod_analytics.run_quality_checks() ORDER BY check_name COLLATE "C";
 SELECT check_name, left(error, 100) AS error FROM prod_analytics.quality_results WHERE error IS NOT NULL AND check_name <> 'wrong' ORDER BY check_name COLLATE "C";
 SELECT check_name, sample FROM prod_analytics.quality_results
-WHERE check_name IN ('ends with a comment', 'ends with both', 'values', 'no column', 'one name', 'numbers', 'odd types') ORDER BY check_name COLLATE "C";
+WHERE check_name IN ('ends with a comment', 'ends with both', 'values', 'no column', 'one name', 'long names', 'numbers', 'odd types') ORDER BY check_name COLLATE "C";
 SELECT failing_rows, jsonb_array_length(sample) AS sampled, octet_length(sample::text) < 100000 AS bounded, sample->9->'n' AS n,
 	length(sample->9->>'a') AS a, sample->9->>'b' AS b, sample->9->>'c' AS c, sample->9->>'d' AS d FROM prod_analytics.quality_results WHERE check_name = 'big';
 SELECT count(*) AS events FROM prod_analytics.events;
@@ -228,7 +230,7 @@ DELETE FROM prod_analytics.quality_checks WHERE check_name IN
 	('stale_staging', 'wrong_matviews', 'unwatched_matviews', 'null_rates', 'rows_in_default_partition', 'low_volume', 'wrong');
 ALTER TABLE prod_analytics.quality_checks DROP COLUMN timeout;
 INSERT INTO prod_analytics.quality_checks (check_name, description, severity, warn_above, fail_above, query) VALUES
-	('anonymous_events', 'old', 'error', 0, NULL,
+	('anonymous_events', 'the share of events without a user is twice that of the week before, and more than a tenth', 'error', 0, NULL,
 			$q$SELECT s.today, s.before FROM (
 				SELECT avg((user_id IS NULL)::int) FILTER (WHERE event_time > now() - interval '1 day') AS today,
 					avg((user_id IS NULL)::int) FILTER (WHERE event_time <= now() - interval '1 day') AS before
@@ -244,7 +246,7 @@ UPDATE prod_analytics.quality_checks SET enabled = false WHERE check_name = 'ano
 UPDATE prod_analytics.schema_version SET version = 5;
 SELECT prod_analytics.create_tables();
 SELECT version FROM prod_analytics.schema_version;
-SELECT q.check_name, q.severity, q.warn_above, q.enabled, q.timeout, f.query = q.query AS renewed
+SELECT q.check_name, q.severity, q.warn_above, q.enabled, q.timeout, f.query = q.query AS renewed, f.description = q.description AS described
 FROM prod_analytics.quality_checks q LEFT JOIN fresh f USING (check_name)
 WHERE q.check_name IN ('null_rates', 'anonymous_events', 'quarantine_growth', 'rows_in_default_partition', 'stale_matviews', 'low_volume',
 	'stale_staging', 'wrong_matviews', 'unwatched_matviews') ORDER BY 1;
