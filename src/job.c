@@ -329,15 +329,19 @@ may_update(const char *column)
 	List	   *names;
 	Oid			namespace;
 	Oid			table;
+	AttrNumber	number;
 
 	if (!SplitIdentifierString(pstrdup(column), '.', &names) || list_length(names) != 3)
 		return false;
 	namespace = get_namespace_oid(linitial(names), true);
 	table = OidIsValid(namespace) ? get_relname_relid(lsecond(names), namespace) : InvalidOid;
+	if (!OidIsValid(table))
+		return false;
+	if (pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK)
+		return true;
+	number = get_attnum(table, lthird(names));
 
-	return OidIsValid(table) &&
-		(pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK ||
-		 pg_attribute_aclcheck(table, get_attnum(table, lthird(names)), GetUserId(), ACL_UPDATE) == ACLCHECK_OK);
+	return number != InvalidAttrNumber && pg_attribute_aclcheck(table, number, GetUserId(), ACL_UPDATE) == ACLCHECK_OK;
 }
 
 /*
