@@ -88,6 +88,7 @@ CREATE FUNCTION must_analyze(parent regclass)
 	AS $$
 	-- What autovacuum would ask of a table: whether enough rows have changed.  A partition that has been analyzed since
 	-- the parent was counts with all its rows, because how many of them had changed by then is not known any more.
+	-- After a crash the live rows of a partition in which nothing changes are counted by nobody; pg_class still has them.
 	SELECT p.analyzed_at IS NULL OR current_setting('autovacuum_analyze_threshold')::bigint
 			+ current_setting('autovacuum_analyze_scale_factor')::double precision * greatest(p.rows, l.rows)
 			< greatest(l.changed, abs(l.rows - p.rows))
@@ -97,12 +98,12 @@ CREATE FUNCTION must_analyze(parent regclass)
 		FROM pg_class c WHERE c.oid = must_analyze.parent
 	) p,
 	LATERAL (
-		SELECT coalesce(sum(pg_stat_get_live_tuples(t.relid)), 0)::double precision AS rows,
+		SELECT coalesce(sum(greatest(pg_stat_get_live_tuples(t.relid), c.reltuples)), 0)::double precision AS rows,
 			coalesce(sum(CASE
 				WHEN greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)) > p.analyzed_at
 				THEN greatest(pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid))
 				ELSE pg_stat_get_mod_since_analyze(t.relid) END), 0)::double precision AS changed
-		FROM pg_partition_tree(must_analyze.parent) t WHERE t.isleaf
+		FROM pg_partition_tree(must_analyze.parent) t JOIN pg_class c ON c.oid = t.relid WHERE t.isleaf
 	) l
 $$;
 

@@ -197,6 +197,7 @@ SELECT prod_analytics.job_begin('backfill_column public.attacked.v');
 SELECT prod_analytics.job_begin('backfill_column public.attacked.missing');
 SELECT prod_analytics.job_begin('backfill_column nonsense');
 SELECT prod_analytics.job_begin('backfill_column "no;where".x.y');
+SELECT prod_analytics.job_begin('backfill_column public.attacked.nothing');
 SELECT prod_analytics.schedule_job('backfill_column public.attacked.v', '1 hour', $$SELECT '{"status": "FAILED", "position": {}}'::jsonb$$);
 RESET ROLE;
 ALTER ROLE regress_operator LOGIN;

@@ -342,6 +342,18 @@ CALL prod_analytics.maintain_partitions('p.grown');
 SELECT * FROM p.analyzed();
 CALL prod_analytics.maintain_partitions('p.grown');
 SELECT * FROM p.analyzed();
+-- After a crash nothing is counted any more: once, and not by each run from then on.
+INSERT INTO p.grown SELECT now(), n FROM generate_series(1, 1000) n;
+SELECT pg_stat_force_next_flush();
+CALL p.each('ANALYZE %s');
+DO $$ BEGIN
+	PERFORM pg_stat_reset_single_table_counters(relid) FROM pg_partition_tree('p.grown');
+END $$;
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT pg_stat_force_next_flush();
+SELECT * FROM p.analyzed();
+CALL prod_analytics.maintain_partitions('p.grown');
+SELECT * FROM p.analyzed();
 SELECT prod_analytics.unmanage_partitions('p.grown');
 DROP TABLE p.grown;
 -- Ends that are no moment.
