@@ -384,10 +384,12 @@ count_events(Insertion *insertion)
 	for (int i = 0; i < insertion->count; i++)
 	{
 		TimestampTz event_time = DatumGetTimestampTz(insertion->rows[i]->values[STAGED_EVENT_TIME]);
+		TimestampTz arrival = DatumGetTimestampTz(insertion->rows[i]->values[STAGED_RECEIVED_AT]);
 
 		counts->oldest = Min(counts->oldest, event_time);
 		counts->newest = Max(counts->newest, event_time);
-		counts->first_arrival = Min(counts->first_arrival, DatumGetTimestampTz(insertion->rows[i]->values[STAGED_RECEIVED_AT]));
+		if (!TIMESTAMP_NOT_FINITE(arrival))
+			counts->first_arrival = Min(counts->first_arrival, arrival);
 	}
 }
 

@@ -92,10 +92,11 @@ WHERE event_time BETWEEN now() - interval '7 days' AND now() + interval '1 day' 
 GROUP BY event_id HAVING count(*) > 1$q$, 0),
 		('future_events', 'events more than a day ahead', 'warning', 0, NULL,
 			$q$SELECT event_id, event_time FROM prod_analytics.events WHERE event_time > now() + interval '1 day'$q$, 0),
-		('stale_events', 'no event for a day, although there were some in the week before', 'error', 0, 0,
-			$q$SELECT max(event_time) AS last_event FROM prod_analytics.events
-WHERE event_time BETWEEN now() - interval '8 days' AND now() AND event_date >= ((now() - interval '8 days') AT TIME ZONE 'UTC')::date
-HAVING max(event_time) < now() - interval '1 day'$q$, 0),
+		('stale_events', 'no event for a day, although there were some before', 'error', 0, 0,
+			$q$SELECT now() - interval '1 day' AS no_event_since
+WHERE NOT EXISTS (SELECT FROM prod_analytics.events
+		WHERE event_time BETWEEN now() - interval '1 day' AND now() AND event_date >= ((now() - interval '1 day') AT TIME ZONE 'UTC')::date)
+	AND EXISTS (SELECT FROM prod_analytics.events WHERE event_time <= now() - interval '1 day')$q$, 0),
 		('stale_staging', 'staged rows that have waited for an hour to be ingested', 'warning', 0, NULL,
 			$q$(SELECT 'events' AS staged, received_at AS since FROM prod_analytics.staging_events
 	WHERE received_at < now() - interval '1 hour' LIMIT 1000)

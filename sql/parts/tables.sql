@@ -741,6 +741,13 @@ BEGIN
 				PERFORM prod_analytics.make_matview_status();
 			END IF;
 			IF NOT prod_analytics.is_missing('quality_checks') THEN
+				IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'quality_checks'::regclass AND a.attname = 'timeout') THEN
+					RAISE EXCEPTION USING
+						ERRCODE = 'duplicate_column',
+						MESSAGE = 'table "quality_checks" has a column "timeout" of its own, where this version adds one',
+						DETAIL = 'Nothing was changed.',
+						HINT = 'Rename it, and try again.';
+				END IF;
 				ALTER TABLE quality_checks ADD COLUMN timeout interval CHECK (timeout >= '1 millisecond');
 				COMMENT ON COLUMN quality_checks.timeout IS
 					'after how long the check is cancelled, which is an ERROR; NULL: never';
