@@ -33,6 +33,27 @@ PG_FUNCTION_INFO_V1(pa_partition_warnings);
 PG_FUNCTION_INFO_V1(pa_default_holds_rows);
 
 /*
+ * spare_expired takes from a span what ends before the partition in which the retention does: a partition for it would
+ * be dropped at once, and made anew.
+ */
+static void
+spare_expired(PaPolicy *policy, PaKey expiry, PaRange *span)
+{
+	ListCell   *cell;
+
+	if (policy->retention == NULL)
+		return;
+
+	foreach(cell, pa_partitions(policy))
+	{
+		PaRange    *range = &((PaPartition *) lfirst(cell))->range;
+
+		if (range->lower <= expiry && expiry < range->upper)
+			span->lower = Max(span->lower, range->lower);
+	}
+}
+
+/*
  * pa_wanted_span is the stretch of time that the policy wants to be in partitions: some slots before
  * the current one and some after it, less what is older than the retention.
  */
@@ -46,6 +67,7 @@ pa_wanted_span(PaPolicy *policy, TimestampTz at)
 		span.upper = pa_slot(policy, span.upper).upper;
 	for (int i = 0; i < policy->behind && span.lower > expiry; i++)
 		span.lower = pa_slot(policy, span.lower - 1).lower;
+	spare_expired(policy, expiry, &span);
 
 	return span;
 }

@@ -494,7 +494,8 @@ hold_own(Oid parent)
 }
 
 /*
- * save_policy writes a policy into the registry, in the place of the one that is there.
+ * save_policy writes a policy into the registry, in the place of the one that is there, and says what has changed: who
+ * wants to change one thing easily resets another.
  */
 static void
 save_policy(PaPolicy *policy)
@@ -503,6 +504,7 @@ save_policy(PaPolicy *policy)
 	Datum		values[9];
 	char		nulls[9 + 1] = "         ";
 	PaGuard		guard;
+	char	   *changes;
 
 	values[0] = CStringGetTextDatum(pa_relation_sql(policy->parent));
 	values[1] = CStringGetTextDatum(policy->control);
@@ -518,15 +520,26 @@ save_policy(PaPolicy *policy)
 
 	pa_guard_enter(&guard, pa_owner(pa_table("partition_policies")));
 	SPI_connect();
-	if (SPI_execute_with_args("INSERT INTO prod_analytics.partition_policies"
+	if (SPI_execute_with_args("WITH old AS (SELECT pg_catalog.to_jsonb(p) AS policy FROM prod_analytics.partition_policies p WHERE p.parent = $1),"
+							  " new AS (INSERT INTO prod_analytics.partition_policies AS p"
 							  " (parent, control, width, ahead, behind, retention, timezone, default_partition, epoch_unit)"
 							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 							  " ON CONFLICT (parent) DO UPDATE SET control = EXCLUDED.control,"
 							  " width = EXCLUDED.width, ahead = EXCLUDED.ahead, behind = EXCLUDED.behind,"
 							  " retention = EXCLUDED.retention, timezone = EXCLUDED.timezone,"
-							  " default_partition = EXCLUDED.default_partition, epoch_unit = EXCLUDED.epoch_unit",
-							  9, types, values, nulls, false, 0) != SPI_OK_INSERT)
+							  " default_partition = EXCLUDED.default_partition, epoch_unit = EXCLUDED.epoch_unit"
+							  " RETURNING pg_catalog.to_jsonb(p) AS policy)"
+							  " SELECT string_agg(format('%s is %s, was %s', n.key, coalesce(n.value, 'none'), coalesce(o.value, 'none')), '; ' ORDER BY n.key)"
+							  " FROM old, new, jsonb_each_text(old.policy) o JOIN LATERAL jsonb_each_text(new.policy) n ON n.key = o.key"
+							  " WHERE n.value IS DISTINCT FROM o.value",
+							  9, types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not save the partition policy");
+	changes = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (changes)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has another partition policy now", get_rel_name(policy->parent)),
+				 errdetail("%s.", changes),
+				 errhint("An argument that is left out has its default, not the value that was there.")));
 	SPI_finish();
 	pa_guard_leave(&guard);
 }

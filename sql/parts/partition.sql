@@ -230,9 +230,11 @@ BEGIN
 
 				message := pg_catalog.jsonb_extract_path_text(step, 'partition');
 				IF message IS NOT NULL THEN
-					RAISE NOTICE '% %, % rows moved',
-						CASE WHEN pg_catalog.jsonb_extract_path_text(step, 'made') IS NULL THEN 'dropped' ELSE 'created' END,
-						message, coalesce(pg_catalog.jsonb_extract_path_text(step, 'rows_moved'), '0');
+					IF pg_catalog.jsonb_extract_path_text(step, 'made') IS NULL THEN
+						RAISE NOTICE 'dropped %', message;
+					ELSE
+						RAISE NOTICE 'created %, % rows moved', message, coalesce(pg_catalog.jsonb_extract_path_text(step, 'rows_moved'), '0');
+					END IF;
 				END IF;
 				details := prod_analytics.count_step(details, step);
 				PERFORM prod_analytics.job_note(job, pg_catalog.jsonb_extract_path_text(details, 'rows_moved')::bigint, details);

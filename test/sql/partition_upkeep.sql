@@ -162,6 +162,17 @@ SELECT prod_analytics.ensure_partitions('p.e', '2026-01-15');
 DROP TABLE p.e;
 DELETE FROM prod_analytics.partition_policies WHERE parent LIKE 'p.%';
 
+-- What expires at once is not made: a wider width, with a retention that ends within it, beside partitions that are narrower.
+CREATE TABLE p.wider (k timestamptz) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('p.wider', 'k', '1 day', ahead => 2, behind => 1);
+SELECT prod_analytics.ensure_partitions('p.wider', '2026-03-28 17:00');
+SELECT prod_analytics.manage_partitions('p.wider', 'k', '1 month', ahead => 1, behind => 1, retention => '1 day');
+SELECT prod_analytics.ensure_partitions('p.wider', '2026-03-28 17:00') AS made, prod_analytics.drop_expired_partitions('p.wider', '2026-03-28 17:00') AS dropped;
+SELECT prod_analytics.ensure_partitions('p.wider', '2026-03-28 17:00') AS made, prod_analytics.drop_expired_partitions('p.wider', '2026-03-28 17:00') AS dropped;
+-- Nor is anything said of a policy that stays as it is.
+SELECT prod_analytics.manage_partitions('p.wider', 'k', '1 month', ahead => 1, behind => 1, retention => '1 day');
+DROP TABLE p.wider;
+
 -- The locks that each step takes on tables that are there already.
 CREATE TABLE p.referenced (id bigint PRIMARY KEY);
 CREATE TABLE p.l (id bigint REFERENCES p.referenced, k timestamptz, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);

@@ -11,8 +11,8 @@ sub example_for
 {
 	my ($extension) = @_;
 
-	slurp_file('docs/coming_from.md') =~ /^```sql $extension\n(.*?)^```/ms or die "no example for $extension";
-	return $1;
+	my @blocks = slurp_file('docs/coming_from.md') =~ /^```sql $extension\n(.*?)^```/gms or die "no example for $extension";
+	return join '', @blocks;
 }
 
 my $library_directory = `pg_config --pkglibdir`;
