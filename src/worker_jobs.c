@@ -290,7 +290,7 @@ save(void *argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("the command of job \"%s\" runs as role \"%s\", so you may not change it", task->job_name, task->owner),
-				 errhint("Unschedule the job, and schedule one of your own.")));
+				 errhint("The schedule and the rest you may change. The command is for role \"%s\" and its members.", task->owner)));
 	task->parameters->values[3] = CStringGetTextDatum(task->owner);
 	pa_query(task->sql, task->parameters, SPI_OK_SELECT);
 }
