@@ -118,7 +118,7 @@ is(run('open', q{BEGIN; INSERT INTO seen VALUES ('open')}),
 	'a transaction that is left open is rolled back');
 is(psql(q{SELECT string_agg(what, ' ') FROM seen WHERE what IN ('block', 'open')}), 'block', 'what it did is gone');
 is(run('syntax', 'SELEC 1'), '{"rows": 0, "error": "syntax error at or near \"SELEC\"", "status": "FAILED", "sqlstate": "42601"}', 'a command that does not parse');
-is(run('nothing', ''), '{"rows": 0, "status": "SUCCESS"}', 'an empty command');
+is(run('nothing', '-- nothing'), '{"rows": 0, "status": "SUCCESS"}', 'a command without a statement');
 is(run('escape', 'RESET SESSION AUTHORIZATION; RESET ROLE; CREATE ROLE mallory SUPERUSER'),
 	'{"rows": 0, "error": "must be superuser to create superusers", "status": "FAILED", "sqlstate": "42501"}' , 'there is nobody else to become')
   if $node->pg_version < 16;
