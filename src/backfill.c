@@ -13,7 +13,6 @@
 #include "backfill.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -225,7 +224,7 @@ pa_backfill_leaf(PG_FUNCTION_ARGS)
 	if (get_rel_relkind(target) != RELKIND_PARTITIONED_TABLE)
 		tables = list_make1_oid(target);
 	else
-		tables = find_all_inheritors(target, NoLock, NULL);
+		tables = pa_unlocked_tree(target);
 	foreach(cell, tables)
 	{
 		Oid			table = lfirst_oid(cell);

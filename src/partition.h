@@ -90,6 +90,7 @@ extern List *pa_missing_ranges(PaPolicy *policy, PaRange span);
 extern Oid	pa_default_partition(PaPolicy *policy);
 
 /* partition_lock.c */
+extern List *pa_unlocked_tree(Oid table);
 extern void pa_lock_partitioning(PaPolicy *policy);
 extern void pa_lock_partitioning_soon(PaPolicy *policy);
 extern void pa_lock_to_attach(PaPolicy *policy);

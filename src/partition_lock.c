@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -86,6 +87,24 @@ take_lock(Attempt *attempt, Request *request)
 }
 
 /*
+ * pa_unlocked_tree lists a table and the tables below it, like find_all_inheritors(), which without locks fails when one
+ * of them is dropped at this moment.  Those that are listed may be gone, too.
+ */
+List *
+pa_unlocked_tree(Oid table)
+{
+	List	   *tree = list_make1_oid(table);
+	ListCell   *cell;
+
+	/* The list grows at its end meanwhile.  A table that the cache has just got to know stays there as long as no lock is taken. */
+	foreach(cell, tree)
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell))))
+			tree = list_concat(tree, find_inheritance_children(lfirst_oid(cell), NoLock));
+
+	return tree;
+}
+
+/*
  * take_locks is the work of an Attempt.
  */
 static void
@@ -102,7 +121,7 @@ take_locks(void *argument)
 		take_lock(attempt, request);
 		if (!request->with_partitions)
 			continue;
-		foreach(table, find_all_inheritors(request->relation, NoLock, NULL))
+		foreach(table, pa_unlocked_tree(request->relation))
 		{
 			Request    *partition = palloc(sizeof(Request));
 
@@ -335,7 +354,7 @@ pa_lock_to_detach(PaPolicy *policy, List *partitions, bool keep_tables)
 	requests = add_request(requests, pa_default_partition(policy), AccessExclusiveLock);
 	foreach(cell, partitions)
 	{
-		List	   *tree = find_all_inheritors(((PaPartition *) lfirst(cell))->relation, NoLock, NULL);
+		List	   *tree = pa_unlocked_tree(((PaPartition *) lfirst(cell))->relation);
 		ListCell   *table;
 
 		foreach(table, tree)

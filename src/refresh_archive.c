@@ -15,7 +15,6 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_inherits.h"
 #include "executor/executor.h"
 #include "guard.h"
 #include "miscadmin.h"
@@ -157,7 +156,7 @@ pa_begin_archiving(Oid parent, List *partitions)
 		return NIL;
 
 	foreach(cell, partitions)
-		expired = list_concat(expired, find_all_inheritors(((PaPartition *) lfirst(cell))->relation, NoLock, NULL));
+		expired = list_concat(expired, pa_unlocked_tree(((PaPartition *) lfirst(cell))->relation));
 
 	foreach(cell, pa_registered_matviews(InvalidOid))
 	{

@@ -13,7 +13,6 @@
 #include "access/transam.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_rewrite.h"
 #include "compat.h"
 #include "miscadmin.h"
@@ -21,6 +20,7 @@
 #include "optimizer/clauses.h"
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
+#include "partition.h"
 #include "refresh_view.h"
 #include "rewrite/rewriteManip.h"
 #include "rewrite/rewriteSupport.h"
@@ -204,7 +204,7 @@ partition_reason(Oid partition)
 static char *
 inheritance_reason(Oid source, const char *name, Form_pg_class form, bool with_children)
 {
-	List	   *relations = form->relhassubclass ? find_all_inheritors(source, NoLock, NULL) : NIL;
+	List	   *relations = form->relhassubclass ? pa_unlocked_tree(source) : NIL;
 	ListCell   *cell;
 
 	if (form->relkind == RELKIND_RELATION)

@@ -12,7 +12,6 @@
 #include "access/table.h"
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_attribute.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_partitioned_table.h"
 #include "catalog/pg_type.h"
 #include "common/int.h"
@@ -20,6 +19,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/scansup.h"
+#include "partition.h"
 #include "refresh_view.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -354,9 +354,15 @@ holds_in_partitions(PaView *view, Node *expression, Bounds *bounds)
 	generated.column = bounds->column;
 	if (!add_steps((Node *) column, &generated))
 		return false;
-	foreach(cell, find_all_inheritors(view->source, NoLock, NULL))
-		if (lfirst_oid(cell) != view->source && !holds_in(lfirst_oid(cell), view, column, &generated))
+	foreach(cell, pa_unlocked_tree(view->source))
+	{
+		Oid			partition = lfirst_oid(cell);
+
+		/* In one that is dropped at this moment nothing has to hold. */
+		if (partition != view->source && !holds_in(partition, view, column, &generated) &&
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(partition)))
 			return false;
+	}
 
 	return true;
 }
