@@ -8,7 +8,7 @@ use warnings;
 use Exporter qw(import);
 use List::Util qw(max min);
 
-our @EXPORT_OK = qw(store_invariants file_invariants log_invariants memory_invariants);
+our @EXPORT_OK = qw(store_invariants file_invariants log_invariants memory_invariants slurp);
 
 # How many problems are told, of however many there are.
 use constant TOLD => 10;
@@ -273,7 +273,7 @@ my @allowed = (
 	[ qr/^ddl$/, qr/^55000$/, 'the view is not registered' ],
 	[ qr/^(ddl|writer|partitions)$/, qr/^42P01$/, 'the partition is gone' ],
 	[ qr/^(ddl|writer)$/, qr/^42601$/, 'there is no partition to name, because the statement that asks for one was cancelled' ],
-	[ qr/^reader\d$/, qr/^55000$/, 'the parallel worker of a query was ended' ],
+	[ qr/^(reader\d|parallel worker)$/, qr/^55000$/, 'a query was ended whose parallel worker had just begun' ],
 	[ qr/^ddl$/, qr/^42P07$/, 'the index is there, because dropping it was cancelled' ],
 	[ qr/^writer$/, qr/^23505$/, 'an event is moved to where one with its number has been moved before' ]);
 

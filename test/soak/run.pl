@@ -11,9 +11,11 @@ use File::Basename qw(dirname);
 use List::Util qw(shuffle sum0);
 use POSIX ();
 use Time::HiRes qw(sleep time);
-use lib dirname(__FILE__);
+use Time::Local qw(timegm);
+use lib dirname(__FILE__), dirname(__FILE__) . '/../lib';
 use Clients qw(clients);
-use Invariants qw(store_invariants file_invariants log_invariants memory_invariants);
+use Invariants qw(store_invariants file_invariants log_invariants memory_invariants slurp);
+use Memory qw(memory_of);
 use Session;
 
 # In the first part of the time the server and the worker are killed, too.  Processes that live through the rest show
@@ -221,12 +223,15 @@ sub private_memory
 	return <$handle> =~ /^RssAnon:\s+(\d+)/m ? $1 : undef;
 }
 
+# Of the worker's processes launcher and scheduler do the same from the start; what a runner does is new to it now and then, so it
+# is asked what of its memory is no cache, once the storm is over.  It tells that in the log.
 sub sample
 {
 	my ($start) = @_;
-	my $found = try_psql(q{SELECT process, pid FROM prod_analytics.worker_status WHERE pid IS NOT NULL
+	my $found = try_psql(q{SELECT process, pid FROM prod_analytics.worker_status WHERE pid IS NOT NULL AND process <> 'runner'
 		UNION ALL SELECT 'the steady session', pid FROM pg_stat_activity WHERE application_name = 'steady'}) // return;
 
+	try_psql(q{SELECT pg_log_backend_memory_contexts(pid) FROM prod_analytics.worker_status WHERE process = 'runner' AND state = 'idle'}) if time - $start > STORM * $seconds;
 	foreach my $process (split /\n/, $found)
 	{
 		my ($name, $pid) = split /\|/, $process;
@@ -452,10 +457,19 @@ sub load_acknowledged
 	return;
 }
 
-# What the steady session has said of its memory contexts.
+# What the steady session and the runners have said of their memory contexts.
 sub add_contexts
 {
 	my ($start) = @_;
+
+	$samples{'the worker (runner)'} = {};
+	foreach my $memory (memory_of(slurp($log)))
+	{
+		my ($year, $month, $day, $hour, $minute, $second) = $memory->{line} =~ /^(\d+)-(\d+)-(\d+) (\d+):(\d+):([\d.]+) UTC / or die "no time in UTC: $memory->{line}";
+		my $when = timegm(int $second, $minute, $hour, $day, $month - 1, $year);
+
+		push @{ $samples{'the worker (runner)'}{ $memory->{pid} } }, [ $when - $start, ($memory->{used} - $memory->{kept}) / 1024 ];
+	}
 
 	foreach my $line (lines_of("$directory/memory.steady"))
 	{
