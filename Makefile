@@ -112,6 +112,7 @@ SQL_PARTS = \
 	sql/parts/tables.sql \
 	sql/parts/job.sql \
 	sql/parts/partition.sql \
+	sql/parts/range.sql \
 	sql/parts/validation.sql \
 	sql/parts/ingest.sql \
 	sql/parts/users.sql \

@@ -277,6 +277,19 @@ put_counts(FunctionCallInfo fcinfo, const PaFunnelTerms *terms, Counter *counter
 }
 
 /*
+ * check_times refuses a range the wrong way round.  One of no length is a range without any moment.
+ */
+static void
+check_times(const PaFunnelTerms *terms)
+{
+	if (terms->from_time > terms->to_time)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("from_time must not be after to_time"),
+				 errhint("Give the earlier time first, or NULL for no bound.")));
+}
+
+/*
  * funnel(steps, within, by, strict, from_time, to_time, strictly_after) counts the users who reach each step, for
  * each value of the property "by".
  */
@@ -287,6 +300,7 @@ pa_funnel(PG_FUNCTION_ARGS)
 	PaFunnelTerms terms;
 
 	pa_read_terms(fcinfo, 0, &terms);
+	check_times(&terms);
 	counter.n_steps = pa_make_funnel(&terms)->n_steps;
 	counter.context = CurrentMemoryContext;
 	counter.values = values_create(CurrentMemoryContext, 256, NULL);

@@ -485,7 +485,8 @@ pa_ensure_partitions_between(PG_FUNCTION_ARGS)
 	if (lower >= upper)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"lower\" must be before \"upper\"")));
+				 errmsg("\"lower\" must be before \"upper\""),
+				 errhint("Give the earlier moment first; the later one is not included.")));
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -70,23 +70,6 @@ $$;
 COMMENT ON FUNCTION utc_midnight(date) IS
 	'internal: the moment at which a day begins';
 
-CREATE FUNCTION check_days(from_date date, to_date date)
-	RETURNS void
-	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $$
-BEGIN
-	IF (isfinite(check_days.from_date) AND isfinite(check_days.to_date)) IS NOT TRUE THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'from_date and to_date must be days, neither NULL nor infinite';
-	END IF;
-END
-$$;
-
-COMMENT ON FUNCTION check_days(date, date) IS
-	'internal: raise 22023 unless both are days';
-
 -- Plans are made for the values of the parameters, so that they leave out the partitions that those exclude.  They
 -- may have workers, which a worker could not have: hence PARALLEL RESTRICTED.
 
@@ -137,4 +120,4 @@ END
 $$;
 
 COMMENT ON FUNCTION active_users(date, date, bigint) IS
-	'for each day (UTC) from from_date to to_date how many different users had an event on it (daily), on the 7 days that end with it (weekly), and on the 30 days (monthly), exactly; of one organization''s events or, for NULL, of all; days without events are rows too, anonymous events are not counted; raises 22023 for a date that is NULL or infinite (section 6)';
+	'for each day (UTC) from from_date to to_date how many different users had an event on it (daily), on the 7 days that end with it (weekly), and on the 30 days (monthly), exactly; of one organization''s events or, for NULL, of all; days without events are rows too, anonymous events are not counted; raises 22023 for a date that is NULL or infinite, and when from_date is after to_date (section 6)';

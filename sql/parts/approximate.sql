@@ -55,7 +55,7 @@ END
 $$;
 
 COMMENT ON FUNCTION approx_active_users(date, date, bigint) IS
-	'about how many different users had an event on the days (UTC) from from_date to to_date, of one organization''s events or, for NULL, of all; by HyperLogLog, with a standard error of 0.81 percent, and a bias of up to 3 percent around 40,000 users; needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite (section 18)';
+	'about how many different users had an event on the days (UTC) from from_date to to_date, of one organization''s events or, for NULL, of all; by HyperLogLog, with a standard error of 0.81 percent, and a bias of up to 3 percent around 40,000 users; needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite, and when from_date is after to_date (section 18)';
 
 CREATE FUNCTION approx_rolling_users(from_date date, to_date date, org_id bigint DEFAULT NULL)
 	RETURNS TABLE (event_date date, daily bigint, weekly bigint, monthly bigint)
@@ -101,4 +101,4 @@ END
 $$;
 
 COMMENT ON FUNCTION approx_rolling_users(date, date, bigint) IS
-	'active_users() by HyperLogLog: a sketch for each day, and those of the 7 and the 30 days that end with it merged; the error is that of approx_active_users(); needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite (section 18)';
+	'active_users() by HyperLogLog: a sketch for each day, and those of the 7 and the 30 days that end with it merged; the error is that of approx_active_users(); needs the extension hll, else raises 42704, and 22023 for a date that is NULL or infinite, and when from_date is after to_date (section 18)';

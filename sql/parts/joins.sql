@@ -9,7 +9,7 @@ CREATE FUNCTION users_with_event(event_type text, from_time timestamptz DEFAULT 
 	AS $$
 	SELECT u.user_id, u.email::pg_catalog.text
 	FROM prod_analytics.users u
-	WHERE EXISTS (
+	WHERE prod_analytics.check_times(users_with_event.from_time, users_with_event.to_time) AND EXISTS (
 		SELECT FROM prod_analytics.events e
 		WHERE e.user_id OPERATOR(pg_catalog.=) u.user_id
 			AND e.event_type OPERATOR(pg_catalog.=) users_with_event.event_type
@@ -18,7 +18,7 @@ CREATE FUNCTION users_with_event(event_type text, from_time timestamptz DEFAULT 
 $$;
 
 COMMENT ON FUNCTION users_with_event(text, timestamptz, timestamptz) IS
-	'the users who have an event of a type, from from_time on and before to_time (NULL: no bound); a semi-join (section 17)';
+	'the users who have an event of a type, from from_time on and before to_time (NULL: no bound); raises 22023 when from_time is after to_time; a semi-join (section 17)';
 
 CREATE FUNCTION users_without_event(event_type text, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL)
 	RETURNS TABLE (user_id bigint, email text)
@@ -26,7 +26,7 @@ CREATE FUNCTION users_without_event(event_type text, from_time timestamptz DEFAU
 	AS $$
 	SELECT u.user_id, u.email::pg_catalog.text
 	FROM prod_analytics.users u
-	WHERE NOT EXISTS (
+	WHERE prod_analytics.check_times(users_without_event.from_time, users_without_event.to_time) AND NOT EXISTS (
 		SELECT FROM prod_analytics.events e
 		WHERE e.user_id OPERATOR(pg_catalog.=) u.user_id
 			AND e.event_type OPERATOR(pg_catalog.=) users_without_event.event_type
@@ -35,7 +35,7 @@ CREATE FUNCTION users_without_event(event_type text, from_time timestamptz DEFAU
 $$;
 
 COMMENT ON FUNCTION users_without_event(text, timestamptz, timestamptz) IS
-	'the users who have no event of a type, from from_time on and before to_time (NULL: no bound); an anti-join (section 17)';
+	'the users who have no event of a type, from from_time on and before to_time (NULL: no bound); raises 22023 when from_time is after to_time; an anti-join (section 17)';
 
 CREATE FUNCTION make_product_attributes()
 	RETURNS integer

@@ -57,9 +57,6 @@ DECLARE
 BEGIN
 	PERFORM prod_analytics.check_days(retention.from_date, retention.to_date);
 	PERFORM prod_analytics.check_retention(retention.period, retention.cohort_by);
-	IF retention.from_date > retention.to_date THEN
-		RETURN;
-	END IF;
 
 	step := ('1 ' || retention.period)::interval;
 	first_day := date_trunc(retention.period, retention.from_date::timestamp);
@@ -108,4 +105,4 @@ END
 $$;
 
 COMMENT ON FUNCTION retention(date, date, text, bigint, text) IS
-	'for each cohort, the users who had their first event ever (cohort_by first_event) or signed up (signup: users.signup_ts) in one period, how many of them had an event 0, 1, 2, ... periods later, also where nobody had, and how many percent of the whole cohort that is; from the period (day; week, from Monday; month; in UTC) that from_date is in to the one of to_date, both whole; of one organization''s events, and with signup its users, or for NULL of all; a cohort without users is no row; first_event looks at the partitions before the range too, to know who was there before; raises 22023 for a date that is NULL or infinite, another period or cohort_by (section 6)';
+	'for each cohort, the users who had their first event ever (cohort_by first_event) or signed up (signup: users.signup_ts) in one period, how many of them had an event 0, 1, 2, ... periods later, also where nobody had, and how many percent of the whole cohort that is; from the period (day; week, from Monday; month; in UTC) that from_date is in to the one of to_date, both whole; of one organization''s events, and with signup its users, or for NULL of all; a cohort without users is no row; first_event looks at the partitions before the range too, to know who was there before; raises 22023 for a date that is NULL or infinite, when from_date is after to_date, and for another period or cohort_by (section 6)';

@@ -103,6 +103,7 @@ BEGIN
 	GRANT EXECUTE ON FUNCTION
 		prod_analytics.check_days(date, date),
 		prod_analytics.check_retention(text, text),
+		prod_analytics.check_times(timestamptz, timestamptz),
 		prod_analytics.day_counts(varbit),
 		prod_analytics.day_set(integer, integer),
 		prod_analytics.day_set_spread(varbit, integer),

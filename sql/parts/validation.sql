@@ -81,7 +81,8 @@ CREATE FUNCTION event_schema_report(event_type text, from_time timestamptz, to_t
 		SELECT DISTINCT f.keyword, f.instance_path
 		FROM prod_analytics.validate_event(e.event_type, e.event_props) f
 	) v
-	WHERE e.event_type = event_schema_report.event_type
+	WHERE prod_analytics.check_times(event_schema_report.from_time, event_schema_report.to_time)
+		AND e.event_type = event_schema_report.event_type
 		AND e.event_time >= coalesce(event_schema_report.from_time, '-infinity')
 		AND e.event_time < coalesce(event_schema_report.to_time, 'infinity')
 		AND NOT prod_analytics.is_valid_event(e.event_type, e.event_props)
@@ -90,7 +91,7 @@ CREATE FUNCTION event_schema_report(event_type text, from_time timestamptz, to_t
 $$;
 
 COMMENT ON FUNCTION event_schema_report(text, timestamptz, timestamptz) IS
-	'the stored events of a type, from from_time on and before to_time (NULL: no bound), that do not satisfy its newest schema: for each keyword and place in the properties (JSON Pointer) how many fail there, and the lowest event_id of them';
+	'the stored events of a type, from from_time on and before to_time (NULL: no bound), that do not satisfy its newest schema: for each keyword and place in the properties (JSON Pointer) how many fail there, and the lowest event_id of them; raises 22023 when from_time is after to_time';
 
 CREATE FUNCTION event_schemas_changed()
 	RETURNS trigger

@@ -1,4 +1,5 @@
 -- users_with_event(), users_without_event(), product_attributes.
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
 DROP SCHEMA IF EXISTS prod_analytics CASCADE;
 CREATE EXTENSION prod_analytics CASCADE;
@@ -18,6 +19,12 @@ SELECT * FROM prod_analytics.users_without_event('purchase') ORDER BY user_id;
 SELECT user_id FROM prod_analytics.users_with_event('purchase', '2026-03-01', '2026-04-01') ORDER BY user_id;
 SELECT user_id FROM prod_analytics.users_without_event('purchase', '2026-03-01', '2026-04-01') ORDER BY user_id;
 SELECT count(*) FROM prod_analytics.users_with_event(NULL);
+
+-- A range without any moment has nobody.
+SELECT count(*) FROM prod_analytics.users_with_event('purchase', '2026-03-01', '2026-03-01');
+-- error: the wrong way round, also when it is known only when the query runs
+SELECT * FROM prod_analytics.users_with_event('purchase', '2026-04-01', '2026-03-01');
+SELECT * FROM prod_analytics.users_without_event('purchase', now(), now() - interval '7 days');
 
 -- A semi-join and an anti-join, of the partitions in the range.
 ANALYZE prod_analytics.events;

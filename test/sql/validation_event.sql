@@ -124,6 +124,10 @@ FROM prod_analytics.event_schema_report('purchase', NULL, NULL);
 SELECT keyword, instance_path, failing_events FROM prod_analytics.event_schema_report('purchase', '2026-03-11', '2026-03-12');
 SELECT count(*) FROM prod_analytics.event_schema_report('view', NULL, NULL);
 SELECT count(*) FROM prod_analytics.event_schema_report(NULL, NULL, NULL);
+-- error: a range the wrong way round
+\set SHOW_CONTEXT never
+SELECT FROM prod_analytics.event_schema_report('purchase', '2026-03-12', '2026-03-11');
+\set SHOW_CONTEXT errors
 -- Partitions outside of the time range are not read.
 SELECT pg_stat_force_next_flush();
 BEGIN;
