@@ -386,6 +386,7 @@ typedef struct Erasure
 	int64		events;
 	int64		others;			/* rows of staging and quarantine */
 	int64		users;
+	bool		is_known;		/* whether there was such a user */
 } Erasure;
 
 /*
@@ -427,12 +428,31 @@ erase(void *argument)
 	pa_add_parameter(&parameters, INT8OID, Int64GetDatum(erasure->user_id));
 	pa_job_wait(PA_INGEST_JOB);
 	pa_job_wait(UPSERT_JOB);
-	pa_query(lock_user, &parameters, SPI_OK_SELECT);
+	erasure->is_known = (pa_query(lock_user, &parameters, SPI_OK_SELECT) > 0);
 	erasure->events = pa_query(forget_events, &parameters, SPI_OK_UPDATE);
 	for (int i = 0; i < (int) lengthof(forget_others); i++)
 		erasure->others += pa_query(forget_others[i], &parameters,
 									strncmp(forget_others[i], "UPDATE", 6) == 0 ? SPI_OK_UPDATE : SPI_OK_DELETE);
 	erasure->users = pa_query(forget_user, &parameters, SPI_OK_DELETE);
+	if (erasure->is_known && erasure->users == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("a trigger on \"%s.users\" kept the user", PA_SCHEMA)));
+}
+
+/*
+ * warn_nobody tells that there was no such user, since a wrong number must not look like a person forgotten.  It is no
+ * error: who repeats an erasure is right to, and what names the user has gone.  The number is not told, because the
+ * server's log keeps warnings.
+ */
+static void
+warn_nobody(const Erasure *erasure)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_NO_DATA),
+			 errmsg("no user was erased: none has this number"),
+			 errdetail("Staged or quarantined rows that named it, and no longer do: " INT64_FORMAT ".", erasure->others),
+			 errhint("If the person was not erased before, look up user_id by email in %s.users.", PA_SCHEMA)));
 }
 
 /*
@@ -454,6 +474,8 @@ run_erasure(Erasure *erasure)
 		return pa_job_fail(job_id, ERASE_JOB, error);
 	}
 
+	if (!erasure->is_known)
+		warn_nobody(erasure);
 	details = psprintf("{\"users\": " INT64_FORMAT ", \"events\": " INT64_FORMAT ", \"staged_or_quarantined\": " INT64_FORMAT "}",
 					   erasure->users, erasure->events, erasure->others);
 

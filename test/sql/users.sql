@@ -115,8 +115,12 @@ SELECT (SELECT count(*) FROM prod_analytics.events WHERE user_id = 4711) AS even
 REFRESH MATERIALIZED VIEW prod_analytics.mv_org_daily_metrics;
 SELECT sum(dau) AS dau, sum(purchases) AS purchases, sum(revenue) AS revenue FROM prod_analytics.mv_org_daily_metrics;
 SELECT count(*) AS others_stay FROM prod_analytics.staging_users;
--- Again: nobody is there any more.
+-- Again: nobody is there any more, which must not look as if somebody had been forgotten now.
 SELECT prod_analytics.erase_user(4711) - '{job_id,duration_seconds}'::text[];
+-- A number that no user has, named by a quarantined event: a wrong number, or a person who was forgotten before.
+INSERT INTO prod_analytics.quarantined_events (event_id, user_id, reasons) VALUES (70, 4711, '[]');
+SELECT prod_analytics.erase_user(4711) - '{job_id,duration_seconds}'::text[];
+SELECT status, details FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
 -- Somebody whom a table of the user's still needs: nothing has changed, and neither the log nor the message names him.
 CREATE TABLE invoices (user_id bigint REFERENCES prod_analytics.users);
 INSERT INTO prod_analytics.users (user_id, org_id, email) VALUES (4712, 1, 'needed@example.com');
@@ -129,6 +133,8 @@ CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPT
 CREATE TRIGGER keep BEFORE DELETE ON prod_analytics.users FOR EACH ROW EXECUTE FUNCTION keep();
 SELECT prod_analytics.erase_user(4712) - '{job_id,duration_seconds}'::text[];
 SELECT status, details FROM prod_analytics.etl_jobs ORDER BY job_id DESC LIMIT 1;
+CREATE OR REPLACE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+SELECT prod_analytics.erase_user(4712) - '{job_id,duration_seconds}'::text[];
 DROP TRIGGER keep ON prod_analytics.users;
 DROP FUNCTION keep();
 -- error: nobody given
