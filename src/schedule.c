@@ -35,6 +35,10 @@ PG_FUNCTION_INFO_V1(pa_next_slot_sql);
 #define FIRST_MONDAY (UNIX_EPOCH_DAY + 4)
 #define DAYS_PER_WEEK 7
 
+/* What a schedule looks like, for messages. */
+#define SCHEDULE_HINT "Give an interval ('30 seconds') or five fields as cron has them: minute, hour, day of month," \
+	" month, day of week ('*/10 8-18 * * mon-fri')."
+
 /* In the field for the day of the week, another name of Sunday. */
 #define LATE_SUNDAY 7
 
@@ -71,8 +75,7 @@ refuse_field(const char *text, const Field *field, const char *what)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("\"%s\" is not a schedule", text),
 			 errdetail("In the field for the %s, %s.", field->name, what),
-			 errhint("Give an interval ('30 seconds') or five fields as cron has them: minute, hour, day of month,"
-					 " month, day of week ('*/10 8-18 * * mon-fri').")));
+			 errhint(SCHEDULE_HINT)));
 }
 
 /*
@@ -204,7 +207,7 @@ parse_cron(const char *text, char *values[], PaSchedule *schedule)
 static void
 explain_schedule(void *argument)
 {
-	errhint("A schedule is an interval, like '30 seconds', or five fields as cron has them, like '30 3 * * *'.");
+	errhint(SCHEDULE_HINT);
 }
 
 /*
@@ -246,7 +249,8 @@ parse_interval(const char *text, PaSchedule *schedule)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not a schedule", text),
-				 errdetail("An interval has whole seconds, at least one, and at most 100 years.")));
+				 errdetail("An interval has whole seconds, at least one, and at most 100 years."),
+				 errhint(SCHEDULE_HINT)));
 }
 
 /*
@@ -255,14 +259,15 @@ parse_interval(const char *text, PaSchedule *schedule)
 void
 pa_parse_schedule(const char *text, PaSchedule *schedule)
 {
-	char	   *values[lengthof(fields) + 1];
+	char	   *values[lengthof(fields)];
 	int			count = 0;
 	char	   *rest = NULL;
 	char	   *value = strtok_r(pstrdup(text), " \t\n", &rest);
 
-	while (value && count <= (int) lengthof(fields))
+	for (; value; count++)
 	{
-		values[count++] = value;
+		if (count < (int) lengthof(fields))
+			values[count] = value;
 		value = strtok_r(NULL, " \t\n", &rest);
 	}
 
@@ -273,7 +278,8 @@ pa_parse_schedule(const char *text, PaSchedule *schedule)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not a schedule", text),
-				 errdetail("A cron expression has five fields: minute, hour, day of the month, month, and day of the week.")));
+				 errdetail("A cron expression has five fields, and this one has %d.", count),
+				 errhint(SCHEDULE_HINT)));
 	else if (text[0] == '@' && isalpha((unsigned char) text[1]))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -513,7 +519,8 @@ pa_next_slot_sql(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("schedule \"%s\" is never due", name),
-				 errdetail("There is no such day in any year.")));
+				 errdetail("There is no such day in any year."),
+				 errhint("Give a day that the month has.")));
 
 	PG_RETURN_TIMESTAMPTZ(slot);
 }

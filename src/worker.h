@@ -156,6 +156,7 @@ typedef struct PaOutcome
 } PaOutcome;
 
 /* worker_command.c */
+extern void pa_check_command(const char *command);
 extern void pa_execute_command(const char *command, PaOutcome *outcome);
 extern void pa_abort_command(void);
 extern void pa_reset_session(void);

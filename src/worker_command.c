@@ -12,15 +12,18 @@
 #include "catalog/pg_type.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "fmgr.h"
 #include "jit/jit.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
+#include "parser/parser.h"
 #include "replication/slot.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -28,6 +31,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "worker.h"
+
+PG_FUNCTION_INFO_V1(pa_check_command_sql);
 
 /* Takes the result of a statement: what is of interest is how many rows there are, and a single jsonb value. */
 typedef struct Taker
@@ -102,6 +107,52 @@ forbid_client(Node *statement)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a job has no client to COPY to or from"),
 				 errhint("Copy to or from a file or a program of the server.")));
+}
+
+/*
+ * explain_refusal makes the position that an error has one in the command, and not in the query that schedules it.
+ */
+static void
+explain_refusal(void *argument)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(argument);
+	}
+	if (geterrcode() == ERRCODE_SYNTAX_ERROR)
+		errdetail("Nothing was scheduled.");
+}
+
+/*
+ * pa_check_command refuses a command that could not be executed whenever it is: one that does not parse, or needs a
+ * client.  Whether its tables exist is left to the run: they may be made until then, be on the search_path that the
+ * owner's sessions have, or come with a dump that is being restored.
+ */
+void
+pa_check_command(const char *command)
+{
+	ErrorContextCallback context = {error_context_stack, explain_refusal, unconstify(char *, command)};
+	ListCell   *cell;
+
+	error_context_stack = &context;
+	foreach(cell, raw_parser(command, RAW_PARSE_DEFAULT))
+		forbid_client(lfirst_node(RawStmt, cell)->stmt);
+	error_context_stack = context.previous;
+}
+
+/*
+ * check_command(command text) does it for a trigger of jobs.
+ */
+Datum
+pa_check_command_sql(PG_FUNCTION_ARGS)
+{
+	pa_check_command(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	PG_RETURN_VOID();
 }
 
 /*

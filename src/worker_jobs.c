@@ -216,22 +216,58 @@ invalid(const char *what, const char *hint)
 }
 
 /*
+ * explain_timezone says with an error of PostgreSQL's where time zones are found.
+ */
+static void
+explain_timezone(void *argument)
+{
+	errhint("pg_timezone_names lists the time zones.");
+}
+
+/*
+ * check_timezone refuses what is no time zone, also when the schedule does not need one.
+ */
+static void
+check_timezone(Datum timezone)
+{
+	ErrorContextCallback context = {error_context_stack, explain_timezone, NULL};
+
+	error_context_stack = &context;
+	(void) DirectFunctionCall2(timestamptz_zone, timezone, TimestampTzGetDatum(GetCurrentTimestamp()));
+	error_context_stack = context.previous;
+}
+
+/*
  * check_arguments refuses arguments of schedule_job() that make no sense.
  */
 static void
 check_arguments(FunctionCallInfo fcinfo)
 {
-	static const char *const required[] = {"job_name", "schedule", "command", NULL, "max_retries", "timezone", "catch_up"};
+	static const struct
+	{
+		const char *name;
+		const char *hint;
+	}			required[] =
+	{
+		{"job_name", "Give the job a name."},
+		{"schedule", "Give an interval, like '30 seconds', or five fields as cron has them, like '30 3 * * *'."},
+		{"command", "Give one or more SQL statements."},
+		{NULL},
+		{"max_retries", "Leave it out for none."},
+		{"timezone", "Leave it out for UTC."},
+		{"catch_up", "Leave it out for \"once\"."}
+	};
 	Interval	shortest = {USECS_PER_SEC / 1000};
 	int			length;
 	char	   *command;
 	char	   *catch_up;
 
 	for (int i = 0; i < (int) lengthof(required); i++)
-		if (required[i] && PG_ARGISNULL(i))
+		if (required[i].name && PG_ARGISNULL(i))
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s is NULL", required[i])));
+					 errmsg("%s is NULL", required[i].name),
+					 errhint("%s", required[i].hint)));
 
 	length = VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0));
 	if (length == 0 || length >= PA_JOB_NAME_SIZE)
@@ -247,9 +283,11 @@ check_arguments(FunctionCallInfo fcinfo)
 	if (strcmp(catch_up, "once") != 0 && strcmp(catch_up, "skip") != 0)
 		invalid(psprintf("catch_up cannot be \"%s\"", catch_up), "It can be once or skip.");
 
-	/* Raises an error when there is something wrong with the schedule or the time zone. */
+	/* They raise errors when there is something wrong with the time zone, the schedule or the command. */
+	check_timezone(PG_GETARG_DATUM(5));
 	(void) DirectFunctionCall3(pa_next_slot_sql, PG_GETARG_DATUM(1), TimestampTzGetDatum(GetCurrentTimestamp()),
 							   PG_GETARG_DATUM(5));
+	pa_check_command(command);
 }
 
 /*

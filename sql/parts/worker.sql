@@ -14,14 +14,29 @@ CREATE FUNCTION jobs_changed()
 COMMENT ON FUNCTION jobs_changed() IS
 	'internal: trigger of jobs that wakes the scheduler when the transaction commits';
 
+CREATE FUNCTION check_command(command text)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'pa_check_command_sql'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION check_command(text) IS
+	'internal: raise the parser''s error, 42601 mostly, for what is not SQL, and 0A000 for what needs a client';
+
 CREATE FUNCTION follow_job()
 	RETURNS trigger
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
 -- The state of a job begins with its schedule, and again when that changes or the job is resumed: what was due
--- until then is not made up for.
+-- until then is not made up for.  What does not
+-- change is not checked again.
 BEGIN
+	IF TG_OP = 'INSERT' OR NEW.command IS DISTINCT FROM OLD.command THEN
+		PERFORM prod_analytics.check_command(NEW.command);
+	END IF;
+	IF TG_OP = 'INSERT' OR NEW.timezone IS DISTINCT FROM OLD.timezone THEN
+		PERFORM now() AT TIME ZONE NEW.timezone;
+	END IF;
 	IF TG_OP = 'UPDATE' AND NEW.job_name = OLD.job_name AND NEW.schedule = OLD.schedule
 		AND NEW.timezone = OLD.timezone AND NEW.paused = OLD.paused
 		AND EXISTS (SELECT FROM prod_analytics.job_state s WHERE s.job_name = NEW.job_name) THEN
@@ -35,7 +50,7 @@ END
 $$;
 
 COMMENT ON FUNCTION follow_job() IS
-	'internal: trigger of jobs that keeps job_state in step; raises 22023 for what is no schedule and 22023 for what is no time zone';
+	'internal: trigger of jobs that keeps job_state in step; raises 22023 for what is no schedule and for what is no time zone, and what check_command() does';
 
 CREATE FUNCTION make_worker_tables()
 	RETURNS integer
@@ -539,7 +554,8 @@ BEGIN
 	THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('job "%s" would depend on itself', save_job.job_name);
+			MESSAGE = format('job "%s" would depend on itself', save_job.job_name),
+			HINT = 'Leave it, and the jobs that depend on it, out of depends_on.';
 	END IF;
 	SELECT j.job_name INTO namesake FROM prod_analytics.jobs j
 	WHERE j.job_name <> save_job.job_name AND hashtext('etl_' || j.job_name) = hashtext('etl_' || save_job.job_name)
@@ -574,7 +590,7 @@ CREATE FUNCTION schedule_job(job_name text, schedule text, command text, timeout
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION schedule_job(text, text, text, interval, integer, text, text, text[]) IS
-	'let the worker run a command, as the caller, by a schedule (see next_slot()), or change a job of that name; timeout: cancel a run after it; max_retries: how often a failed run is tried again, after 5 seconds, then twice as long each time, at most 15 minutes; catch_up: whether slots for which no worker was there are made up for by one run (once) or by none (skip); depends_on: jobs that must have succeeded since this one began last; a job of somebody else can be changed by members of its owner, and, but for the command, by analytics_operator; raises 22004 when job_name, schedule or command is NULL, 22023 for what is no schedule, time zone, job name or number, and for a name that gives the same advisory lock as that of another job, 42704 when depends_on names no job, 42501 for somebody else''s job, 0A000 on PostgreSQL 15 and 16 for a caller who may not log in';
+	'let the worker run a command, as the caller, by a schedule (see next_slot()), or change a job of that name; timeout: cancel a run after it; max_retries: how often a failed run is tried again, after 5 seconds, then twice as long each time, at most 15 minutes; catch_up: whether slots for which no worker was there are made up for by one run (once) or by none (skip); depends_on: jobs that must have succeeded since this one began last; a job of somebody else can be changed by members of its owner, and, but for the command, by analytics_operator; raises 22004 when an argument but timeout and depends_on is NULL, 42601 for a command that does not parse, 22023 for what is no schedule, time zone, job name or number, and for a name that gives the same advisory lock as that of another job, 42704 when depends_on names no job, 42501 for somebody else''s job, 0A000 on PostgreSQL 15 and 16 for a caller who may not log in';
 
 CREATE FUNCTION unschedule_job(job_name text)
 	RETURNS void

@@ -419,7 +419,7 @@ BEGIN
 		-- a job, its schedule, its dependency
 		BEGIN
 			PERFORM prod_analytics.schedule_job(name, name, name);
-		EXCEPTION WHEN invalid_parameter_value OR invalid_datetime_format THEN
+		EXCEPTION WHEN invalid_parameter_value OR invalid_datetime_format OR syntax_error THEN
 			NULL;
 		END;
 		PERFORM prod_analytics.schedule_job(name, '1 year', format('SELECT %L', name));

@@ -96,6 +96,7 @@ SELECT prod_analytics.next_slot('1x * * * *', now());
 SELECT prod_analytics.next_slot('* * * mo *', now());
 SELECT prod_analytics.next_slot('0 0 30 2 *', now());
 SELECT prod_analytics.next_slot('* * * *', now());
+SELECT prod_analytics.next_slot('0 * * * * * *', now());
 SELECT prod_analytics.next_slot('@daily', now());
 SELECT prod_analytics.next_slot('@ 1 day', '2026-01-01 12:00+00') = '2026-01-02 00:00+00' AS interval_with_an_at;
 SELECT prod_analytics.next_slot('', now());

@@ -28,6 +28,14 @@ SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', max_retries => NULL
 SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', timezone => NULL);
 SELECT prod_analytics.schedule_job('', '1 day', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', '1 day', E' ;\n');
+SELECT prod_analytics.schedule_job('a', '1 day', E'SELECT \'ä\';\nSELEC 2');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT (1');
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1; COPY work.log FROM STDIN');
+INSERT INTO prod_analytics.jobs (job_name, schedule, command, owner) VALUES ('a', '1 day', 'SELECT 1 +', current_user);
+UPDATE prod_analytics.jobs SET command = 'COPY work.log TO STDOUT' WHERE job_name = 'ingest_events';
+UPDATE prod_analytics.jobs SET timezone = 'Nowhere' WHERE job_name = 'ingest_events';
+SELECT prod_analytics.schedule_job('a', '1 day', 'SELECT 1', catch_up => NULL);
+SELECT prod_analytics.schedule_job('a', '5 seconds', 'SELECT 1', timezone => 'Nowhere');
 SELECT prod_analytics.schedule_job(repeat('ä', 101), '1 day', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', 'daily', 'SELECT 1');
 SELECT prod_analytics.schedule_job('a', '0 25 * * *', 'SELECT 1');
