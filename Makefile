@@ -94,6 +94,7 @@ OBJS = \
 	src/validation_value.o \
 	src/window_funnel.o \
 	src/worker.o \
+	src/worker_advice.o \
 	src/worker_command.o \
 	src/worker_jobs.o \
 	src/worker_record.o \

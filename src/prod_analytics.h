@@ -9,6 +9,8 @@
 
 #include "compat.h"
 
+#define PA_EXTENSION "prod_analytics"
+
 /* The schema is fixed (the control file says relocatable = false). */
 #define PA_SCHEMA "prod_analytics"
 

@@ -98,14 +98,14 @@ listed_databases(void)
 }
 
 /*
- * pa_is_listed tells whether a database is to have a scheduler.
+ * pa_is_listed tells whether a database is to have a scheduler, while the worker is enabled.
  */
 bool
 pa_is_listed(const char *database)
 {
 	ListCell   *cell;
 
-	foreach(cell, pa_enabled ? listed_databases() : NIL)
+	foreach(cell, listed_databases())
 		if (strcmp(lfirst(cell), database) == 0)
 			return true;
 

@@ -656,7 +656,7 @@ do_round(void)
 
 	pa_start_transaction();
 	name = get_database_name(MyDatabaseId);
-	if (name == NULL || !pa_is_listed(name))
+	if (name == NULL || !pa_enabled || !pa_is_listed(name))
 		proc_exit(0);
 	if (are_tables_ready())
 	{

@@ -1,5 +1,13 @@
 -- What the scripts do at their end, once all functions are there.
 
+CREATE FUNCTION advise_worker()
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'pa_advise_worker'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION advise_worker() IS
+	'internal: when the transaction commits, tell in a NOTICE what is missing for a worker to run the jobs of this database, if anything is';
+
 CREATE FUNCTION install_tables()
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -12,6 +20,7 @@ DECLARE
 BEGIN
 	IF setting = 'on' OR (setting = 'auto' AND current_setting('row_security')::boolean) THEN
 		PERFORM prod_analytics.create_tables();
+		PERFORM prod_analytics.advise_worker();
 	ELSE
 		RAISE WARNING USING
 			MESSAGE = 'prod_analytics did not make its tables',

@@ -21,7 +21,9 @@ RESET client_min_messages;
 SELECT event_type, campaign FROM prod_analytics.events;
 SELECT ahead FROM prod_analytics.partition_policies;
 SELECT count(*) FROM pg_proc WHERE pronamespace = 'prod_analytics'::regnamespace;
+SET client_min_messages = warning;
 CREATE EXTENSION prod_analytics;
+RESET client_min_messages;
 SELECT prod_analytics.ensure_partitions('prod_analytics.events', '2026-03-15');
 SELECT event_type, campaign FROM prod_analytics.events;
 SELECT ahead FROM prod_analytics.partition_policies;
@@ -140,7 +142,9 @@ CREATE FUNCTION public.current_setting(varchar) RETURNS text LANGUAGE sql AS
 CREATE FUNCTION public.get(jsonb, jsonb) RETURNS text LANGUAGE sql AS
 	'INSERT INTO public.caught VALUES (current_user); SELECT ''{}''';
 CREATE OPERATOR public.->> (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = public.get);
+SET client_min_messages = warning;
 CREATE EXTENSION prod_analytics;
+RESET client_min_messages;
 SET client_min_messages = error;
 SELECT prod_analytics.ensure_partitions() > 0 AS made;
 SET search_path = public, pg_catalog;
@@ -159,7 +163,9 @@ CREATE TABLE prod_analytics.staging_events (event_id bigint);
 ALTER TABLE prod_analytics.staging_events OWNER TO regress_planter;
 CREATE EXTENSION prod_analytics;
 DROP TABLE prod_analytics.staging_events;
+SET client_min_messages = warning;
 CREATE EXTENSION prod_analytics;
+RESET client_min_messages;
 
 -- A restore brings the tables along: row_security is off, and the extension makes none.
 SET client_min_messages = warning;

@@ -264,7 +264,9 @@ SET client_min_messages = warning;
 DROP EXTENSION prod_analytics CASCADE;
 RESET client_min_messages;
 SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'prod_analytics_capture%';
+SET client_min_messages = warning;
 CREATE EXTENSION prod_analytics;
+RESET client_min_messages;
 TABLE m.triggers;
 SELECT matview, everything_changed FROM m.registered;
 -- Nothing is to be done a second time.

@@ -44,6 +44,16 @@ sub told
 	return scalar(() = slurp_file($node->logfile) =~ /$pattern/g);
 }
 
+# What psql says besides the result.
+sub said
+{
+	my ($database, $query) = @_;
+	my ($code, $out, $err) = $node->psql($database, $query, on_error_stop => 1);
+
+	$err =~ s/^psql:<stdin>:\d+: //mg;
+	return join "\n", grep { !/installing required extension/ } split /\n/, $err;
+}
+
 my $runs = q{SELECT count(*) > 0 FROM prod_analytics.etl_jobs WHERE job_name = 'beat' AND status = 'SUCCESS' AND finished_at > now() - interval '3 seconds'};
 
 # Makes the extension in a database, with one job and no others.
@@ -59,6 +69,46 @@ sub make
 }
 
 $node->init(allows_streaming => 1);
+
+#
+# Who creates the extension is told what is missing for a worker, by statements that can be run as they are
+#
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain, \"pg_prewarm\"'\nprod_analytics.databases = 'other'");
+$node->start;
+psql('postgres', q{CREATE DATABASE "It's, new"; CREATE DATABASE told});
+my $told = said("It's, new", 'CREATE EXTENSION prod_analytics CASCADE');
+is($told, <<'TOLD' =~ s/\n\z//r, 'without the library: what to do');
+NOTICE:  no worker runs jobs in database "It's, new"
+DETAIL:  The library is not in shared_preload_libraries.
+HINT:  For one: ALTER SYSTEM SET shared_preload_libraries = 'auto_explain', 'pg_prewarm', 'prod_analytics'; ALTER SYSTEM SET prod_analytics.databases = 'other, "It''s, new"'; and restart the server. Without one, call the functions yourself.
+TOLD
+$node->psql("It's, new", "LOAD 'prod_analytics';\n$_") foreach $told =~ /(ALTER SYSTEM [^;]+;)/g;
+$node->restart;
+comes_true("It's, new", q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'who does it has a worker');
+is(said('told', 'BEGIN; SAVEPOINT s; CREATE EXTENSION prod_analytics CASCADE; ROLLBACK TO s; COMMIT'), '', 'who takes it back is told nothing');
+is(said('told', "SET client_min_messages = 'warning'; CREATE EXTENSION prod_analytics CASCADE; DROP SCHEMA prod_analytics CASCADE"), '', 'nor who wants no notices');
+$told = said('told', 'CREATE EXTENSION prod_analytics');
+is($told, <<'TOLD' =~ s/\n\z//r, 'in a database that is not listed: what to do');
+NOTICE:  no worker runs jobs in database "told"
+DETAIL:  The database is not listed in prod_analytics.databases.
+HINT:  For one: ALTER SYSTEM SET prod_analytics.databases = 'other, "It''s, new", told'; SELECT pg_reload_conf();
+TOLD
+$node->psql('told', $_) foreach $told =~ /((?:ALTER SYSTEM|SELECT) [^;]+;)/g;
+comes_true('told', q{SELECT count(*) = 1 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'who does it has a worker');
+psql('told', 'DROP SCHEMA prod_analytics CASCADE');
+is(said('told', 'CREATE EXTENSION prod_analytics'), '', 'where the worker serves, there is nothing to tell');
+is(said('told', 'ALTER EXTENSION prod_analytics UPDATE'), qq{NOTICE:  version "} . psql('told', q{SELECT default_version FROM pg_available_extensions WHERE name = 'prod_analytics'}) . q{" of extension "prod_analytics" is already installed}, 'nor when it is updated');
+psql('told', 'DROP SCHEMA prod_analytics CASCADE');
+psql('postgres', 'ALTER SYSTEM SET prod_analytics.enabled = off');
+psql('postgres', 'SELECT pg_reload_conf()');
+comes_true('told', q{SELECT current_setting('prod_analytics.enabled') = 'off'}, 'the worker is switched off');
+is(said('told', 'CREATE EXTENSION prod_analytics'), '', 'who has done it is told nothing');
+psql('postgres', 'ALTER SYSTEM RESET ALL');
+psql('postgres', q{DROP DATABASE "It's, new" WITH (FORCE)});
+psql('postgres', 'DROP DATABASE told WITH (FORCE)');
+$node->stop;
+
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'prod_analytics'
 prod_analytics.databases = 'postgres, "Größe, mit ""Komma""", later'
