@@ -311,6 +311,14 @@ like($report, qr/^and 5 more lines$/m, 'the others are counted');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM prod_analytics.quarantined_events'),
 	25, 'all of them are kept');
 
+# Progress
+
+append_to_file("$dir/progress.csv", qq{$header} . qq{1,view,2026-01-02\n} x 3);
+run [ $^X, $loader, "$dir/progress.csv" ], '>', \my $ignored, '2>', \my $progress;
+is($progress, "3 lines read, staging them\n", 'the header is none of the lines read');
+run [ $^X, $loader, '--columns=user_id,event_type,event_time', "$dir/events.csv" ], '>', \$ignored, '2>', \$progress;
+is($progress, "26 lines read, staging them\n", 'without a header all lines are');
+
 # Files that cannot be loaded
 
 refuses('missing column', "user_id,event_type,time\n1,view,2026-01-02\n",
