@@ -60,7 +60,8 @@ BEGIN
 		u.user_id, u.org_id,
 		CASE WHEN draw.kind < 0.02 THEN 'purchase' WHEN draw.kind < 0.2 THEN 'add_to_cart' ELSE 'product_view' END,
 		jsonb_build_object('price', round((draw.price * 100)::numeric, 2),
-			'product_id', (1000 + floor(draw.product * 100))::text, 'device', d.device),
+			'product_id', (1000 + floor(draw.product * 100))::text, 'device', d.device)
+			|| CASE WHEN draw.kind < 0.02 THEN jsonb_build_object('order_id', draw.n::text) ELSE '{}' END,
 		t.event_time, t.event_time, d.device
 	FROM (
 		SELECT n, random() AS person, random() AS kind, random() AS price, random() AS product,

@@ -22,6 +22,11 @@ SELECT count(*) FILTER (WHERE e.org_id <> u.org_id) AS in_another_org,
 FROM prod_analytics.events e JOIN prod_analytics.users u USING (user_id);
 SELECT tableoid::regclass FROM prod_analytics.events WHERE tableoid = 'prod_analytics.events_default'::regclass;
 
+-- Each event satisfies its schema, and no purchase lacks what a quality check looks for.
+SELECT e.event_type, count(*) > 0 AS some, count(*) FILTER (WHERE NOT prod_analytics.is_valid_event(e.event_type, e.event_props)) AS invalid
+FROM prod_analytics.events e GROUP BY 1 ORDER BY 1;
+SELECT status, failing_rows FROM prod_analytics.run_quality_checks('missing_purchase_keys');
+
 -- Again: nothing new.  Another seed: new events of the same users.
 SELECT prod_analytics.load_sample_data();
 SELECT prod_analytics.load_sample_data(seed => 0.5);
