@@ -47,7 +47,7 @@ CREATE FUNCTION plan_partitions(parent regclass DEFAULT NULL, at timestamptz DEF
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION plan_partitions(regclass, timestamptz) IS
-	'what maintain_partitions() would do to the partitions of parent (NULL: of every managed table) at a moment, without doing it: action is create or drop, rows_to_move are those of the default partition that belong to the new one; bounds are NULL for the default partition and where there is none';
+	'what maintain_partitions() would do to the partitions of parent (NULL: of every managed table) at a moment, without doing it: action is create or drop, rows_to_move are those of the default partition that belong to the new one; bounds are texts as in ddl, those of a timestamptz in UTC whatever TimeZone the session has, and NULL for the default partition and where there is none';
 
 CREATE FUNCTION make_next_partition(parent regclass, at timestamptz)
 	RETURNS jsonb
