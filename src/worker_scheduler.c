@@ -23,6 +23,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -770,6 +771,8 @@ pa_scheduler_main(Datum argument)
 	if (!enter(database))
 		proc_exit(0);
 	before_shmem_exit(leave, (Datum) 0);
+	/* What the database's own settings say must not decide what a superuser calls. */
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	context = AllocSetContextCreate(TopMemoryContext, "scheduler", ALLOCSET_DEFAULT_SIZES);
 	LWLockAcquire(pa_worker->lock, LW_EXCLUSIVE);

@@ -148,6 +148,32 @@ make('Größe, mit "Komma"');
 comes_true('Größe, mit "Komma"', $runs, 'a database that was dropped by force and made again is found');
 cmp_ok(told('FATAL:'), '<', 12, 'nobody tries again and again');
 
+# The scheduler is connected as a superuser: who owns a database, and so can put operators where they are looked up, has
+# none of them called.
+my $owned = 'Größe, mit "Komma"';
+
+psql($owned, q{
+	CREATE ROLE landlord;
+	ALTER DATABASE "Größe, mit ""Komma""" OWNER TO landlord;
+	ALTER DATABASE "Größe, mit ""Komma""" SET search_path = public, pg_catalog;
+	SET ROLE landlord;
+	CREATE FUNCTION public.climb() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS
+		'BEGIN IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN ALTER ROLE landlord SUPERUSER; END IF; END';
+	CREATE FUNCTION public.same(oid, regprocedure) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM public.climb(); RETURN $1 OPERATOR(pg_catalog.=) $2::oid; END';
+	CREATE FUNCTION public.same(name, name) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM public.climb(); RETURN $1 OPERATOR(pg_catalog.=) $2; END';
+	CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = public.same);
+	CREATE OPERATOR public.= (LEFTARG = name, RIGHTARG = name, FUNCTION = public.same)});
+my $scheduler = q{SELECT max(pid) FROM pg_stat_activity WHERE backend_type LIKE '%scheduler' AND datname LIKE 'Gr%'};
+my $old = psql('postgres', $scheduler);
+psql('postgres', "SELECT pg_terminate_backend($old)");
+comes_true('postgres', "SELECT ($scheduler) <> $old", 'a scheduler begins with the settings that the owner of its database has made');
+runs_again($owned, 'it works');
+is(psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'landlord'}), 'f', 'it calls nothing that the owner of its database has made');
+psql('postgres', q{
+	ALTER DATABASE "Größe, mit ""Komma""" RESET search_path;
+	ALTER DATABASE "Größe, mit ""Komma""" OWNER TO CURRENT_USER});
+psql($owned, 'SET client_min_messages = warning; DROP OWNED BY landlord CASCADE; DROP ROLE landlord');
+
 #
 # A restore
 #
