@@ -407,6 +407,12 @@ pa_job_begin(PG_FUNCTION_ARGS)
 	bool		locked;
 
 	pa_forbid_read_only("job_begin()");
+	/* It could not commit; and a subtransaction that is rolled back would not give the lock back. */
+	if (IsTransactionBlock())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("job \"%s\" cannot run inside a transaction block", job_name),
+				 errhint("It commits after each step; call it by itself.")));
 	pa_check_job_name(job_name);
 	enter_log(&guard);
 	locked = hold_lock(job_name);

@@ -4,7 +4,7 @@ CREATE FUNCTION job_begin(job_name text)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION job_begin(text) IS
-	'internal: take the lock hashtext(''etl_'' || job_name) until job_finish() or a failure, across transactions, and log the start of a run; returns its job_id, or NULL, with the run logged as SKIPPED, when another session holds the lock';
+	'internal: take the lock hashtext(''etl_'' || job_name) until job_finish() or a failure, across transactions, and log the start of a run; returns its job_id, or NULL, with the run logged as SKIPPED, when another session holds the lock; raises 25001 inside a transaction block';
 
 CREATE FUNCTION job_note(job_id bigint, rows bigint, details jsonb)
 	RETURNS void
