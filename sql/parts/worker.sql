@@ -302,7 +302,8 @@ BEGIN
 			ELSE s.next_run_at END,
 		started_at = started, last_job_id = run, last_status = 'RUNNING', last_duration = NULL
 	WHERE s.job_name = begin_run.job_name;
-	RETURN QUERY SELECT run, job.command, ceil(extract(epoch FROM job.timeout) * 1000)::bigint, job.owner;
+	-- From PostgreSQL 17 on an interval can be infinite.
+	RETURN QUERY SELECT run, job.command, CASE WHEN isfinite(job.timeout) THEN ceil(extract(epoch FROM job.timeout) * 1000)::bigint END, job.owner;
 END
 $$;
 

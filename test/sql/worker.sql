@@ -255,6 +255,16 @@ SELECT * FROM prod_analytics.fail_orphans();
 SELECT job_name, status, details->>'error' AS error FROM prod_analytics.etl_jobs WHERE job_name IN ('gone', 'held') ORDER BY 1;
 SELECT pg_advisory_unlock(hashtext('etl_held'));
 SELECT * FROM prod_analytics.fail_orphans();
+-- An interval that never ends, which PostgreSQL 17 and later know, is no timeout.
+DO $$ BEGIN
+	IF current_setting('server_version_num')::int >= 170000 THEN
+		PERFORM prod_analytics.schedule_job('endless', '1 hour', 'SELECT 1', timeout => 'infinity');
+	ELSE
+		PERFORM prod_analytics.schedule_job('endless', '1 hour', 'SELECT 1');
+	END IF;
+END $$;
+SELECT prod_analytics.run_job('endless')->>'status' AS status;
+SELECT prod_analytics.unschedule_job('endless');
 -- A record that somebody ends or deletes by hand does not leave its job running for ever.
 SELECT prod_analytics.schedule_job('mended', '1 hour', $$UPDATE prod_analytics.etl_jobs SET status = 'FAILED', finished_at = now() WHERE job_name = 'mended'$$);
 SELECT prod_analytics.run_job('mended')->>'status' AS status;
