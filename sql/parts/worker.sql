@@ -623,7 +623,7 @@ CREATE FUNCTION run_job(job_name text)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION run_job(text) IS
-	'run a job now, whether it is due, paused or waits for others, and wait for its end: by the worker, or, where none is running, in this session; returns job_id, status (SUCCESS, FAILED, SKIPPED), rows, duration_seconds and what else the job tells; raises 42704 and 42501 like unschedule_job(), 25001 in a transaction block when the worker is to run it, since it could wait for locks that the block holds, 40P01 when the run waits for this session, as CREATE INDEX CONCURRENTLY does; it goes on all the same';
+	'run a job now, whether it is due, paused or waits for others, and wait for its end: by the worker, or, where none is running, in this session and without the job''s timeout; returns job_id, status (SUCCESS, FAILED, SKIPPED), rows, duration_seconds and what else the job tells; raises 42704 and 42501 like unschedule_job(), 25001 in a transaction block when the worker is to run it, since it could wait for locks that the block holds, 40P01 when the run waits for this session, as CREATE INDEX CONCURRENTLY does; it goes on all the same';
 
 CREATE FUNCTION cancel_job(job_name text)
 	RETURNS boolean
