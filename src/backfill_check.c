@@ -412,7 +412,7 @@ pa_backfill_begin(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &result) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	values[0] = CStringGetTextDatum(psprintf(PA_BACKFILL_JOB "%s.%s", target.name, quote_identifier(target.column)));
+	values[0] = CStringGetTextDatum(psprintf(PA_BACKFILL_JOB "%s.%s", target.name, pa_identifier(target.column)));
 	values[1] = CStringGetTextDatum(target.name);
 	values[2] = CStringGetTextDatum(key.data);
 	values[3] = Int64GetDatum((int64) rows);

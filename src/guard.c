@@ -9,6 +9,7 @@
 #include "catalog/pg_class.h"
 #include "guard.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -58,6 +59,9 @@ pa_guard_enter(PaGuard *guard, Oid owner)
 
 	guard->guc_level = NewGUCNestLevel();
 	pa_set_for_now("search_path", "pg_catalog, pg_temp");
+	/* Registries have names as format('%I.%I') makes them without that. */
+	if (quote_all_identifiers)
+		pa_set_for_now("quote_all_identifiers", "off");
 }
 
 /*

@@ -71,6 +71,7 @@ extern PaPolicy *pa_policy_or_error(Oid parent);
 extern void pa_enter_policy(PaPolicy *policy, PaGuard *guard);
 extern void pa_leave_policy(PaGuard *guard);
 extern void pa_warn_of_table(PaPolicy *policy, ErrorData *error);
+extern char *pa_identifier(const char *name);
 extern char *pa_relation_sql(Oid relation);
 extern bool pa_split_name(const char *name, char **schema, char **relation);
 extern Oid	pa_named_relation(const char *name);

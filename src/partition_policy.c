@@ -25,6 +25,7 @@
 #include "utils/date.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -38,6 +39,27 @@
 PG_FUNCTION_INFO_V1(pa_manage_partitions);
 PG_FUNCTION_INFO_V1(pa_unmanage_partitions);
 PG_FUNCTION_INFO_V1(pa_managed_tables);
+
+/*
+ * pa_identifier quotes a name where that is necessary, and not where the session would like to see it: for names that are
+ * kept, and compared.
+ */
+char *
+pa_identifier(const char *name)
+{
+	int			guc_level;
+	char	   *result;
+
+	if (!quote_all_identifiers)
+		return pstrdup(quote_identifier(name));
+
+	guc_level = NewGUCNestLevel();
+	pa_set_for_now("quote_all_identifiers", "off");
+	result = pstrdup(quote_identifier(name));
+	AtEOXact_GUC(false, guc_level);
+
+	return result;
+}
 
 /*
  * pa_relation_sql is the quoted, schema-qualified name of a relation: what policies call a table,
@@ -55,7 +77,7 @@ pa_relation_sql(Oid relation)
 				 errmsg("relation with OID %u does not exist", relation),
 				 errdetail("Somebody has dropped it in this moment.")));
 
-	return quote_qualified_identifier(schema, name);
+	return psprintf("%s.%s", pa_identifier(schema), pa_identifier(name));
 }
 
 /*

@@ -8,15 +8,18 @@ CREATE FUNCTION observed_tables()
 	AS $$
 	-- A materialized view's archive may be anywhere, as managed tables and registered views may.
 	SELECT $sql$
-		WITH RECURSIVE named (name) AS (
+		WITH RECURSIVE registered (name) AS (
 			SELECT parent FROM partition_policies
 			UNION SELECT matview FROM registered_matviews
 			UNION SELECT archive FROM registered_matviews
 		),
+		named (names) AS (
+			SELECT parse_ident(r.name) FROM registered r WHERE r.name ~ '^("([^"]|"")+"|[a-z_][a-z0-9_]*)[.]("([^"]|"")+"|[a-z_][a-z0-9_]*)$'
+		),
 		trees (root, relid) AS (
 			SELECT c.oid, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE c.relkind IN ('r', 'p', 'm') AND (n.nspname = 'prod_analytics' AND NOT c.relispartition
-				OR format('%I.%I', n.nspname, c.relname) IN (SELECT d.name FROM named d))
+				OR ARRAY[n.nspname::text, c.relname::text] IN (SELECT d.names FROM named d))
 			UNION SELECT t.root, i.inhrelid FROM trees t JOIN pg_inherits i ON i.inhparent = t.relid
 		),
 		widths AS (

@@ -431,45 +431,7 @@ BEGIN
 	END IF;
 
 	IF prod_analytics.is_missing('partition_status') THEN
-		CREATE VIEW partition_status AS
-			WITH managed AS (
-				SELECT p.timezone, t.partrelid, t.partdefid, coalesce(nullif(y.typbasetype, 0), y.oid) AS key_type,
-					CASE p.epoch_unit WHEN 'milliseconds' THEN 1e3 WHEN 'microseconds' THEN 1e6 ELSE 1 END AS units
-				FROM partition_policies p
-				JOIN pg_class c ON c.relkind = 'p'
-				JOIN pg_namespace n ON n.oid = c.relnamespace AND format('%I.%I', n.nspname, c.relname) = p.parent
-				JOIN pg_partitioned_table t ON t.partrelid = c.oid
-				JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0]
-				JOIN pg_type y ON y.oid = a.atttypid
-			),
-			parts AS (
-				SELECT m.*, c.oid, c.oid = m.partdefid AS is_default, pg_get_expr(c.relpartbound, c.oid) AS bounds,
-					nullif(c.reltuples, -1)::bigint AS rows,
-					(SELECT sum(pg_total_relation_size(tree.relid)) FROM pg_partition_tree(c.oid) tree)::bigint AS bytes
-				FROM managed m JOIN pg_inherits i ON i.inhparent = m.partrelid JOIN pg_class c ON c.oid = i.inhrelid
-			),
-			uppers AS (
-				SELECT p.*, substring(p.bounds FROM 'TO \(''(.*)''\)$') AS upper FROM parts p
-			),
-			ends AS (
-				SELECT u.*, CASE
-					WHEN u.is_default THEN NULL
-					WHEN u.upper IS NULL THEN 'infinity'
-					WHEN u.key_type = 'bigint'::regtype AND u.upper::numeric / u.units > 9e12 THEN 'infinity'
-					WHEN u.key_type = 'bigint'::regtype THEN to_timestamp((u.upper::numeric / u.units)::double precision)
-					WHEN u.key_type = 'timestamptz'::regtype THEN u.upper::timestamptz
-					ELSE u.upper::timestamp AT TIME ZONE u.timezone
-				END AS ends_at
-				FROM uppers u
-			),
-			runways AS (
-				SELECT e.*, max(ends_at) OVER (PARTITION BY partrelid) AS last_ends_at FROM ends e
-			)
-			SELECT partrelid::regclass AS table_name, oid::regclass AS partition_name, bounds, rows, bytes, is_default,
-				CASE WHEN isfinite(last_ends_at) THEN last_ends_at - now() END AS runway
-			FROM runways;
-		COMMENT ON VIEW partition_status IS
-			'the partitions of managed tables: bounds, estimated rows, bytes with indexes, and the table''s runway, the time until its last partition ends (NULL: never, or there is none)';
+		PERFORM prod_analytics.make_partition_status();
 		GRANT SELECT ON partition_status TO analytics_reader, analytics_operator;
 		made := made + 1;
 	END IF;
@@ -737,6 +699,9 @@ BEGIN
 				'runs that are going on, or whose process has died';
 		WHEN 6 THEN
 			-- A store may be older than one of these.
+			IF NOT prod_analytics.is_missing('partition_status') THEN
+				PERFORM prod_analytics.make_partition_status();
+			END IF;
 			IF NOT prod_analytics.is_missing('matview_status') THEN
 				PERFORM prod_analytics.make_matview_status();
 			END IF;

@@ -211,6 +211,26 @@ SELECT count(*) FROM prod_analytics.partition_status WHERE table_name::text LIKE
 INSERT INTO prod_analytics.partition_policies (parent, control) VALUES ('regress_own.gone', 'k');
 SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
 
+-- A session that wants to see every name quoted finds tables under the names that the others know, and they what it has renamed
+-- and dropped.
+CREATE TABLE regress_own.seen (k date, v text, PRIMARY KEY (k)) PARTITION BY RANGE (k);
+CREATE MATERIALIZED VIEW regress_own.counted AS SELECT k, count(*) AS n FROM regress_own.seen GROUP BY k;
+CREATE UNIQUE INDEX ON regress_own.counted (k) NULLS NOT DISTINCT;
+SET quote_all_identifiers = on;
+SELECT prod_analytics.manage_partitions('regress_own.seen', 'k', ahead => 0, behind => 0);
+SELECT prod_analytics.ensure_partitions('regress_own.seen', '2026-01-15');
+SELECT prod_analytics.enable_incremental_refresh('regress_own.counted')->>'mode' AS mode;
+CALL prod_analytics.backfill_column('regress_own.seen', 'v', $$'x'$$);
+SELECT job_name FROM prod_analytics.etl_jobs WHERE job_name LIKE 'backfill%';
+ALTER TABLE regress_own.seen RENAME TO quoted;
+ALTER MATERIALIZED VIEW regress_own.counted RENAME TO counts;
+SELECT table_name FROM prod_analytics.partition_status WHERE partition_name::text LIKE '%seen_default%';
+SELECT parent AS name FROM prod_analytics.partition_policies WHERE parent ~ 'seen|quoted' UNION ALL SELECT matview FROM prod_analytics.registered_matviews WHERE matview ~ 'count';
+DROP MATERIALIZED VIEW regress_own.counts;
+DROP TABLE regress_own.quoted;
+RESET quote_all_identifiers;
+SELECT parent AS name FROM prod_analytics.partition_policies WHERE parent ~ 'seen|quoted' UNION ALL SELECT matview FROM prod_analytics.registered_matviews WHERE matview ~ 'count';
+
 SET client_min_messages = warning;
 DROP SCHEMA p, regress_own CASCADE;
 DROP SERVER regress_nowhere;
