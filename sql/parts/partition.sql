@@ -274,7 +274,8 @@ CREATE FUNCTION make_partition_status()
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	AS $$
 BEGIN
-	-- Tables are found by their names' parts: a session may see more names quoted than there are in policies.
+	-- Nothing here depends on what a session prefers: tables are found by the parts of their names, which it may see quoted, and
+	-- a time is read without the name of its zone, which need not be known, or is that of another one.
 	CREATE OR REPLACE VIEW partition_status AS
 		WITH named AS (
 			SELECT p.*, CASE WHEN p.parent ~ '^("([^"]|"")+"|[a-z_][a-z0-9_]*)[.]("([^"]|"")+"|[a-z_][a-z0-9_]*)$' THEN parse_ident(p.parent) END AS names
@@ -305,7 +306,7 @@ BEGIN
 				WHEN u.upper IS NULL THEN 'infinity'
 				WHEN u.key_type = 'bigint'::regtype AND u.upper::numeric / u.units > 9e12 THEN 'infinity'
 				WHEN u.key_type = 'bigint'::regtype THEN to_timestamp((u.upper::numeric / u.units)::double precision)
-				WHEN u.key_type = 'timestamptz'::regtype THEN u.upper::timestamptz
+				WHEN u.key_type = 'timestamptz'::regtype THEN regexp_replace(u.upper, ' (?!BC$)[A-Za-z]+( BC)?$', '\1')::timestamptz
 				ELSE u.upper::timestamp AT TIME ZONE u.timezone
 			END AS ends_at
 			FROM uppers u

@@ -211,6 +211,21 @@ SELECT count(*) FROM prod_analytics.partition_status WHERE table_name::text LIKE
 INSERT INTO prod_analytics.partition_policies (parent, control) VALUES ('regress_own.gone', 'k');
 SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
 
+-- A session's style of dates and its time zone change no runway, whatever the zone is called there.
+SELECT prod_analytics.ensure_partitions('prod_analytics.events') > 0 AS made;
+BEGIN;
+SELECT DISTINCT runway FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass \gset
+SET LOCAL DateStyle = 'SQL, DMY';
+SET LOCAL TimeZone = 'Asia/Manila';
+SELECT DISTINCT runway = :'runway' AS same FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass;
+SET LOCAL TimeZone = 'Africa/Harare';
+SELECT DISTINCT runway = :'runway' AS same FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass;
+SET LOCAL DateStyle = 'German';
+SELECT DISTINCT runway = :'runway' AS same FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass;
+SET LOCAL DateStyle = 'Postgres';
+SELECT DISTINCT runway = :'runway' AS same FROM prod_analytics.partition_status WHERE table_name = 'prod_analytics.events'::regclass;
+ROLLBACK;
+
 -- A session that wants to see every name quoted finds tables under the names that the others know, and they what it has renamed
 -- and dropped.
 CREATE TABLE regress_own.seen (k date, v text, PRIMARY KEY (k)) PARTITION BY RANGE (k);
