@@ -314,6 +314,25 @@ save_verified(Verification *verification)
 }
 
 /*
+ * is_recomputed tells whether the next refresh recomputes a view as a whole: because it is not filled, or because it cannot
+ * be kept incrementally at the moment.
+ */
+static bool
+is_recomputed(PaView *view)
+{
+	Relation	matview;
+	bool		is_filled;
+
+	if (view == NULL || view->reason)
+		return true;
+	matview = table_open(view->matview, AccessShareLock);
+	is_filled = RelationIsPopulated(matview);
+	table_close(matview, NoLock);
+
+	return !is_filled;
+}
+
+/*
  * verify does what verify_matview() is for.  The caller is connected to SPI, as the owner of our tables.
  */
 static void
@@ -323,6 +342,8 @@ verify(Verification *verification)
 
 	if (verification->registered->is_incremental)
 		verification->view = pa_view(verification->registered->matview);
+	if (verification->settled && is_recomputed(verification->view))
+		return;
 	if (verification->view == NULL || verification->view->reason)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

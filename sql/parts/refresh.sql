@@ -44,7 +44,7 @@ CREATE FUNCTION verify_settled(matview regclass, sample_keys integer)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION verify_settled(regclass, integer) IS
-	'internal: verify_matview() of about so many groups, but for those that wait for a refresh';
+	'internal: verify_matview() of about so many groups, but for those that wait for a refresh; none of a view that the next refresh recomputes as a whole';
 
 CREATE FUNCTION capture_changes()
 	RETURNS trigger
