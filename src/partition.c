@@ -129,8 +129,12 @@ static char *
 make_table(PaPolicy *policy, PaRange *range)
 {
 	char	   *name = range ? pa_partition_name(policy, *range) : pa_default_partition_name(policy);
+	int			guc_level = NewGUCNestLevel();
 
+	/* Where the table does not say so, the caller's preference must not: its owner may not even store anything there. */
+	pa_set_for_now("default_tablespace", "");
 	pa_query(pa_create_sql(policy, name, range), NULL, SPI_OK_UTILITY);
+	AtEOXact_GUC(true, guc_level);
 	pa_copy_privileges(policy->parent, name);
 
 	return name;

@@ -211,6 +211,20 @@ SELECT count(*) FROM prod_analytics.partition_status WHERE table_name::text LIKE
 INSERT INTO prod_analytics.partition_policies (parent, control) VALUES ('regress_own.gone', 'k');
 SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
 
+-- A partition is stored where its table says, else where the one before it is, and not where whoever makes it stores his tables.
+SET allow_in_place_tablespaces = on;
+CREATE TABLESPACE regress_place LOCATION '';
+CREATE TABLE regress_own.placed (k date PRIMARY KEY) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('regress_own.placed', 'k', ahead => 0, behind => 0);
+SET default_tablespace = regress_place;
+SELECT prod_analytics.ensure_partitions('regress_own.placed', '2026-01-15');
+RESET default_tablespace;
+ALTER TABLE regress_own.placed SET TABLESPACE regress_place;
+SELECT prod_analytics.ensure_partitions('regress_own.placed', '2026-02-15');
+SELECT c.relname, t.spcname FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace WHERE c.relname ~ '^placed_(p|default)' ORDER BY 1;
+DROP TABLE regress_own.placed;
+DROP TABLESPACE regress_place;
+
 -- A session's style of dates and its time zone change no runway, whatever the zone is called there.
 SELECT prod_analytics.ensure_partitions('prod_analytics.events') > 0 AS made;
 BEGIN;
