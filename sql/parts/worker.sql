@@ -302,6 +302,13 @@ BEGIN
 			ELSE s.next_run_at END,
 		started_at = started, last_job_id = run, last_status = 'RUNNING', last_duration = NULL
 	WHERE s.job_name = begin_run.job_name;
+	-- Whoever was changing the job has been waited for.
+	SELECT * INTO job FROM prod_analytics.jobs j
+	WHERE j.job_name = begin_run.job_name AND j.owner = coalesce(begin_run.of_owner, j.owner);
+	IF NOT FOUND THEN
+		DELETE FROM prod_analytics.etl_jobs e WHERE e.job_id = run;
+		RETURN;
+	END IF;
 	-- From PostgreSQL 17 on an interval can be infinite.
 	RETURN QUERY SELECT run, job.command, CASE WHEN isfinite(job.timeout) THEN ceil(extract(epoch FROM job.timeout) * 1000)::bigint END, job.owner;
 END

@@ -238,6 +238,23 @@ $open->quit;
 comes_true(qq{SELECT skipped > $skipped FROM prod_analytics.job_status WHERE job_name = 'overlaps'}, 'and it skips slots when it has not been');
 psql(q{SELECT prod_analytics.unschedule_job('ticks'); SELECT prod_analytics.cancel_job('overlaps'); SELECT prod_analytics.unschedule_job('overlaps')});
 
+# A run that waits for a session that changes its job, or gives it up, goes by what that has made of it.
+foreach my $change ([ q{SELECT prod_analytics.schedule_job('changes', '50 years', $$SELECT '{"what": "new"}'::jsonb$$)}, 'new' ],
+	[ q{SELECT prod_analytics.unschedule_job('changes')}, 'job "changes" does not exist' ])
+{
+	schedule('changes', q{SELECT '{"what": "old"}'::jsonb}, 'postgres');
+	my $changing = $node->background_psql('postgres');
+	$changing->query_safe("BEGIN; $change->[0]");
+	my $wanting = $node->background_psql('postgres', on_error_stop => 0);
+	$wanting->query_until(qr/asked/, qq{\\echo asked\nSELECT prod_analytics.run_job('changes')->>'what';\n\\echo :LAST_ERROR_MESSAGE answered\n});
+	comes_true(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'prod_analytics runner' AND wait_event_type = 'Lock'}, 'a run waits for who changes its job');
+	$changing->query_safe('COMMIT');
+	$changing->quit;
+	like($wanting->query_until(qr/answered/, ''), qr/$change->[1]/, "then it goes by what is there: $change->[1]");
+	$wanting->quit;
+}
+is(psql(q{SELECT count(*) FROM prod_analytics.etl_jobs WHERE job_name = 'changes' AND status = 'RUNNING'}), 0, 'no run is left over');
+
 # The second of two sessions that want a job that is about to begin is answered as soon as it has.
 schedule('begins', 'SELECT pg_sleep(1000)', 'analyst');
 $open = $node->background_psql('postgres');
