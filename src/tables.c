@@ -40,7 +40,8 @@ run_migration(const char *sql, PaParameters *parameters)
  * While the extension is created or updated, everything made becomes a member of it, and every privilege granted one
  * that it has from the start and that dumps leave out, unless the server forgets for a moment what it is doing.
  *
- * The search_path is the one under which the table definitions are written.
+ * The search_path and the way to write strings are those under which the table definitions are written: with
+ * standard_conforming_strings off, the backslash of a regular expression would be lost.
  */
 static int32
 make_tables(const char *sql, PaParameters *parameters)
@@ -52,6 +53,7 @@ make_tables(const char *sql, PaParameters *parameters)
 	guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", PA_SCHEMA ", pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	pa_set_for_now("standard_conforming_strings", "on");
 
 	creating_extension = false;
 	PG_TRY();

@@ -106,6 +106,20 @@ ROLLBACK;
 -- The scratch schema in which the expected tables are made leaves nothing behind.
 SELECT count(*) FROM pg_namespace WHERE nspname = 'prod_analytics_expected';
 
+-- Views are the same however the session writes strings.  (Another session: what was planned is not read again.)
+SELECT string_agg(format('%s %s', relname, md5(pg_get_viewdef(oid))), ', ' ORDER BY relname) AS usual
+FROM pg_class WHERE relnamespace = 'prod_analytics'::regnamespace AND relkind = 'v' \gset
+\c
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+SET standard_conforming_strings = off;
+DROP SCHEMA prod_analytics CASCADE;
+CREATE EXTENSION prod_analytics;
+RESET standard_conforming_strings;
+SELECT string_agg(format('%s %s', relname, md5(pg_get_viewdef(oid))), ', ' ORDER BY relname) = :'usual' AS same,
+	string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE :'usual' NOT LIKE '%' || md5(pg_get_viewdef(oid)) || '%') AS different
+FROM pg_class WHERE relnamespace = 'prod_analytics'::regnamespace AND relkind = 'v';
+
 -- A cascade in CREATE EXTENSION is needed, and said, when what we build on is missing.
 SET client_min_messages = warning;
 DROP SCHEMA prod_analytics CASCADE;
