@@ -191,6 +191,8 @@ follow_rename(const Registry *registry, RenameStmt *statement)
 			break;
 		case OBJECT_TABLE:
 		case OBJECT_MATVIEW:
+		case OBJECT_INDEX:
+			/* ALTER INDEX renames tables, too. */
 			relation = statement_relation();
 			if (OidIsValid(relation))
 				rename_entry(registry,
@@ -199,6 +201,7 @@ follow_rename(const Registry *registry, RenameStmt *statement)
 							 pa_relation_sql(relation));
 			break;
 		case OBJECT_COLUMN:
+		case OBJECT_ATTRIBUTE:
 			follow_column(registry, statement);
 			break;
 		default:

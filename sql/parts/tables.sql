@@ -606,6 +606,8 @@ CREATE FUNCTION make_event_triggers()
 	AS $$
 -- An ordinary object too: a member could not be restored by pg_dump.  Only superusers can make one;
 -- who calls create_tables() and is none goes without.  One of an older version waits for fewer commands.
+-- They fire in sessions that apply what was replicated, too, and for all commands that can rename a table (ALTER INDEX does)
+-- or its column, and that can take a materialized view along by CASCADE.
 DECLARE
 	wanted record;
 	existing pg_event_trigger;
@@ -617,10 +619,10 @@ BEGIN
 	FOR wanted IN
 		SELECT * FROM (VALUES
 			('prod_analytics_follow_renames', 'ddl_command_end', 'prod_analytics.follow_renames()',
-				'{ALTER TABLE,ALTER SCHEMA,ALTER MATERIALIZED VIEW}'::text[],
+				'{ALTER TABLE,ALTER SCHEMA,ALTER MATERIALIZED VIEW,ALTER INDEX,ALTER VIEW,ALTER FOREIGN TABLE,ALTER TYPE}'::text[],
 				'keeps the names in the registries of prod_analytics in step with the tables and materialized views'),
 			('prod_analytics_follow_drops', 'sql_drop', 'prod_analytics.follow_drops()',
-				'{DROP TABLE,DROP SCHEMA,DROP OWNED,DROP MATERIALIZED VIEW,DROP VIEW,DROP FUNCTION,DROP TYPE,DROP EXTENSION,ALTER TABLE}',
+				'{DROP TABLE,DROP SCHEMA,DROP OWNED,DROP MATERIALIZED VIEW,DROP VIEW,DROP FUNCTION,DROP TYPE,DROP EXTENSION,ALTER TABLE,DROP AGGREGATE,DROP ROUTINE,DROP OPERATOR,DROP DOMAIN,DROP COLLATION,DROP CAST,DROP SEQUENCE,DROP LANGUAGE,DROP FOREIGN TABLE,DROP SERVER,DROP FOREIGN DATA WRAPPER,DROP ACCESS METHOD,DROP TEXT SEARCH CONFIGURATION,DROP TEXT SEARCH DICTIONARY}',
 				'removes the entries of dropped tables and materialized views from the registries of prod_analytics')
 		) AS triggers (name, event, function, tags, description)
 	LOOP
@@ -633,10 +635,8 @@ BEGIN
 			(SELECT string_agg(quote_literal(tag), ', ' ORDER BY place) FROM unnest(wanted.tags) WITH ORDINALITY t (tag, place)),
 			wanted.function);
 		EXECUTE format('COMMENT ON EVENT TRIGGER %I IS %L', wanted.name, wanted.description);
-		IF existing.evtenabled <> 'O' THEN
-			EXECUTE format('ALTER EVENT TRIGGER %I %s', wanted.name,
-				CASE existing.evtenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END);
-		END IF;
+		EXECUTE format('ALTER EVENT TRIGGER %I %s', wanted.name,
+			CASE existing.evtenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END);
 	END LOOP;
 END
 $$;

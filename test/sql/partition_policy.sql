@@ -191,7 +191,7 @@ SELECT prod_analytics.plan_partitions('p.days', '2026-01-15');
 ALTER EVENT TRIGGER prod_analytics_follow_drops DISABLE;
 DROP TABLE p.days;
 CREATE TABLE p.days (k text) PARTITION BY RANGE (k);
-ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE;
+ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE ALWAYS;
 SELECT prod_analytics.ensure_partitions('p.days', '2026-01-15');
 SELECT prod_analytics.ensure_partitions(at => '2026-01-15') > 0 AS others;
 SELECT count(*) FROM prod_analytics.plan_partitions(at => '2026-01-15');
@@ -259,6 +259,32 @@ DROP MATERIALIZED VIEW regress_own.counts;
 DROP TABLE regress_own.quoted;
 RESET quote_all_identifiers;
 SELECT parent AS name FROM prod_analytics.partition_policies WHERE parent ~ 'seen|quoted' UNION ALL SELECT matview FROM prod_analytics.registered_matviews WHERE matview ~ 'count';
+
+-- All commands that rename a table or its column are followed, also in a session that applies what was replicated.
+CREATE TABLE regress_own.renamed (k date, v text, PRIMARY KEY (k)) PARTITION BY RANGE (k);
+SELECT prod_analytics.manage_partitions('regress_own.renamed', 'k', ahead => 0, behind => 0);
+ALTER INDEX regress_own.renamed RENAME TO renamed2;
+ALTER VIEW regress_own.renamed2 RENAME COLUMN k TO k2;
+SELECT parent, control FROM prod_analytics.partition_policies WHERE parent ~ 'renamed';
+ALTER FOREIGN TABLE regress_own.renamed2 RENAME COLUMN k2 TO k3;
+SELECT parent, control FROM prod_analytics.partition_policies WHERE parent ~ 'renamed';
+ALTER TYPE regress_own.renamed2 RENAME ATTRIBUTE k3 TO k4;
+SELECT parent, control FROM prod_analytics.partition_policies WHERE parent ~ 'renamed';
+SET session_replication_role = replica;
+ALTER TABLE regress_own.renamed2 RENAME TO renamed3;
+SELECT parent FROM prod_analytics.partition_policies WHERE parent ~ 'renamed';
+DROP TABLE regress_own.renamed3;
+RESET session_replication_role;
+SELECT parent FROM prod_analytics.partition_policies WHERE parent ~ 'renamed';
+
+-- So is a materialized view that goes with what it uses.
+CREATE TABLE regress_own.read (k integer);
+CREATE AGGREGATE regress_own.total (integer) (SFUNC = int4pl, STYPE = integer, INITCOND = 0);
+CREATE MATERIALIZED VIEW regress_own.added AS SELECT k, regress_own.total(k) AS n FROM regress_own.read GROUP BY k;
+CREATE UNIQUE INDEX ON regress_own.added (k) NULLS NOT DISTINCT;
+SELECT prod_analytics.enable_incremental_refresh('regress_own.added')->>'mode' AS mode;
+DROP AGGREGATE regress_own.total (integer) CASCADE;
+SELECT matview FROM prod_analytics.registered_matviews WHERE matview ~ 'added';
 
 SET client_min_messages = warning;
 DROP SCHEMA p, regress_own CASCADE;

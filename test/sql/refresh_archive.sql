@@ -128,7 +128,7 @@ ALTER TABLE daily_archive DROP CONSTRAINT daily_archive_shop_check;
 -- An archive that is dropped is one that the user does not want; somebody who goes behind our back has an error.
 ALTER EVENT TRIGGER prod_analytics_follow_drops DISABLE;
 DROP TABLE shops_archive;
-ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE;
+ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE ALWAYS;
 SELECT prod_analytics.drop_expired_partitions('sales', '2026-07-15');
 CREATE TABLE shops_archive (LIKE shops); -- without an index, which is only there to tell late rows
 -- error: a view that cannot be kept incrementally any more; other tables are not kept waiting

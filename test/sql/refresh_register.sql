@@ -283,7 +283,7 @@ SELECT evtname, evtenabled, 'DROP MATERIALIZED VIEW' = ANY (evttags) AS sees_vie
 
 -- A view that was dropped behind our back is told of, and keeps nobody from anything.
 DROP MATERIALIZED VIEW m.mine_by_k;
-ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE;
+ALTER EVENT TRIGGER prod_analytics_follow_drops ENABLE ALWAYS;
 SELECT prod_analytics.create_tables();
 DELETE FROM prod_analytics.registered_matviews WHERE matview = 'm.mine_by_k';
 
