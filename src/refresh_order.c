@@ -23,10 +23,20 @@ static const char *const order_free_aggregates[] = {
 	"rank", "dense_rank", "percent_rank", "cume_dist"
 };
 
+/* Of these the ones that return one of the values that they read. */
+static const char *const choosing_aggregates[] = {"min", "max", "mode", "percentile_disc"};
+
 /* Those for which that holds unless they add floating-point numbers. */
 static const char *const order_free_sums[] = {
 	"sum", "avg", "variance", "var_pop", "var_samp", "stddev", "stddev_pop", "stddev_samp"
 };
+
+/* An output column of a view that is looked at. */
+typedef struct Walk
+{
+	PaView	   *view;
+	bool		shows_looks;	/* it can tell values apart that are equal */
+} Walk;
 
 /*
  * equal_is_identical tells whether values that compare equal look equal, so that it does not matter which of them
@@ -134,23 +144,59 @@ aggregate_depends_on_order(Aggref *aggregate)
 }
 
 /*
+ * chooses_of_equal tells whether an aggregate returns one of values that are equal and look different: which one, is
+ * decided by the order of rows.
+ */
+static bool
+chooses_of_equal(Aggref *aggregate)
+{
+	Node	   *value;
+
+	if (!pa_is_named(aggregate->aggfnoid, choosing_aggregates, lengthof(choosing_aggregates)))
+		return false;
+	value = (Node *) linitial_node(TargetEntry, aggregate->args)->expr;
+
+	return !equal_is_identical(exprType(value), exprTypmod(value), exprCollation(value));
+}
+
+/*
+ * shows_looks tells whether an output is text made of other values.  Outputs of most other types are compared by what they
+ * are equal to.
+ */
+static bool
+shows_looks(Node *output)
+{
+	Oid			type = getBaseType(exprType(output));
+	char		category;
+	bool		is_preferred;
+
+	if (IsA(output, Aggref))
+		return false;
+	get_type_category_preferred(type, &category, &is_preferred);
+
+	return category == TYPCATEGORY_STRING || type == JSONOID;
+}
+
+/*
  * depends_on_order walks over an expression in search of what depends on the order of rows.
  */
 static bool
-depends_on_order(Node *node, PaView *view)
+depends_on_order(Node *node, Walk *walk)
 {
+	PaView	   *view = walk->view;
+
 	if (node == NULL)
 		return false;
 	check_stack_depth();
 
 	if (IsA(node, Aggref))
-		return aggregate_depends_on_order((Aggref *) node);
+		return aggregate_depends_on_order((Aggref *) node) || (walk->shows_looks && chooses_of_equal((Aggref *) node));
 
 	for (int i = 0; i < view->key_count; i++)
 		if (equal(node, view->keys[i].expression))
 			return !is_identical(&view->keys[i]);
 
-	return expression_tree_walker(node, depends_on_order, (void *) view);
+	return expression_tree_walker(node, depends_on_order, (void *) walk);
 }
 
 /*
@@ -160,5 +206,7 @@ depends_on_order(Node *node, PaView *view)
 bool
 pa_depends_on_order(PaView *view, Node *expression)
 {
-	return depends_on_order(expression, view);
+	Walk		walk = {view, shows_looks(expression)};
+
+	return depends_on_order(expression, &walk);
 }
