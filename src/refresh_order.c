@@ -196,6 +196,14 @@ depends_on_order(Node *node, Walk *walk)
 		if (equal(node, view->keys[i].expression))
 			return !is_identical(&view->keys[i]);
 
+	/* A comparison takes values that are equal for one. */
+	if (IsA(node, OpExpr) && ((OpExpr *) node)->opresulttype == BOOLOID)
+	{
+		Walk		below = {view, false};
+
+		return expression_tree_walker(node, depends_on_order, (void *) &below);
+	}
+
 	return expression_tree_walker(node, depends_on_order, (void *) walk);
 }
 

@@ -111,7 +111,7 @@ CREATE INDEX ON i_wrong_index (g, k);
 CREATE MATERIALIZED VIEW i_two AS SELECT k, count(*), g FROM plain GROUP BY g, k;
 CREATE MATERIALIZED VIEW i_text AS SELECT t, count(*) FROM plain GROUP BY t;
 CREATE MATERIALIZED VIEW i_chosen AS SELECT g, max(n)::text AS any_digits, max(n::numeric(10, 2))::text AS two_digits, max(n) AS as_it_is,
-	(mode() WITHIN GROUP (ORDER BY n))::text AS common, min(k)::text AS whole, max(t) || '' AS t, max(c)::text AS c FROM plain GROUP BY g;
+	(mode() WITHIN GROUP (ORDER BY n))::text AS common, CASE WHEN max(n) > 1 THEN 'many' ELSE 'few' END AS compared, min(k)::text AS whole, max(t) || '' AS t, max(c)::text AS c FROM plain GROUP BY g;
 CREATE MATERIALIZED VIEW i_citext AS SELECT c, count(*), max(n2) FROM plain GROUP BY c;
 CREATE MATERIALIZED VIEW i_numeric AS SELECT n, count(*), n::text AS shown FROM plain GROUP BY n;
 CREATE MATERIALIZED VIEW i_numeric_scale AS SELECT n2, count(*) FROM plain GROUP BY n2;
