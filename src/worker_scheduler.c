@@ -31,10 +31,11 @@
 
 extern PGDLLEXPORT void pa_scheduler_main(Datum argument);
 
-/* How long to wait for what is missing, after an error, and for room in the server. */
+/* How long to wait for what is missing, after an error, for room in the server, and for who is changing a job. */
 #define NOT_READY_MS 3000
 #define ERROR_MS 10000
 #define NO_ROOM_MS 1000
+#define LOCKED_MS 1000
 
 /* The longest sleep, in case the clock is set. */
 #define LONGEST_SLEEP_MS 60000
@@ -444,21 +445,31 @@ list_requested(Round *round)
 }
 
 /*
- * list_due lists the jobs that are due by their schedules, after those.
+ * list_due lists the jobs that are due by their schedules, after those.  One that a session is changing is left to a later
+ * round: its run would have to wait for that session, and meanwhile be in the way of others.
  */
 static void
 list_due(Round *round)
 {
 	PaParameters parameters = {0};
+	uint64		due;
 	uint64		found;
 
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
+	due = pa_query("SELECT FROM prod_analytics.due_jobs($1)", &parameters, SPI_OK_SELECT);
+	if (due == 0)
+		return;
+
 	found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin"
 					 " FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)"
 					 " JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
-					 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner ORDER BY d.place",
+					 " JOIN prod_analytics.job_state s ON s.job_name = d.job_name"
+					 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner ORDER BY d.place"
+					 " FOR NO KEY UPDATE OF s SKIP LOCKED",
 					 &parameters, SPI_OK_SELECT);
 	read_due(round, found, -1);
+	if (found < due)
+		round->sleep_ms = Min(round->sleep_ms, LOCKED_MS);
 }
 
 /*

@@ -236,7 +236,24 @@ comes_true(q{SELECT count(*) > 4 FROM seen WHERE what = 'tick'}, 'other jobs run
 $open->query_safe('ROLLBACK');
 $open->quit;
 comes_true(qq{SELECT skipped > $skipped FROM prod_analytics.job_status WHERE job_name = 'overlaps'}, 'and it skips slots when it has not been');
-psql(q{SELECT prod_analytics.unschedule_job('ticks'); SELECT prod_analytics.cancel_job('overlaps'); SELECT prod_analytics.unschedule_job('overlaps')});
+psql(q{SELECT prod_analytics.cancel_job('overlaps'); SELECT prod_analytics.unschedule_job('overlaps')});
+
+# Nor does its own run, which is due meanwhile, take the place of theirs.
+configure('prod_analytics.enabled = off');
+comes_true(q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process = 'scheduler'}, 'the worker is switched off');
+psql(q{SELECT prod_analytics.schedule_job('due', '1 second', $$INSERT INTO seen VALUES ('due')$$)});
+$open = $node->background_psql('postgres');
+$open->query_safe(q{BEGIN; SELECT prod_analytics.pause_job('due')});
+psql('TRUNCATE seen');
+configure("prod_analytics.max_running_jobs = 1\nprod_analytics.enabled = on");
+comes_true(q{SELECT count(*) > 4 FROM seen WHERE what = 'tick'}, 'a job that is due while it is being changed leaves the room to others');
+is(psql(q{SELECT count(*) FROM prod_analytics.due_jobs(now() - interval '1 second') WHERE job_name = 'due'}), 1, 'it is due');
+is(psql(q{SELECT count(*) FROM seen WHERE what = 'due'}), 0, 'and does not run');
+$open->query_safe('ROLLBACK');
+$open->quit;
+comes_true(q{SELECT count(*) > 0 FROM seen WHERE what = 'due'}, 'until it has not been changed');
+configure('prod_analytics.max_running_jobs = 4');
+psql(q{SELECT prod_analytics.unschedule_job('ticks'); SELECT prod_analytics.unschedule_job('due')});
 
 # A run that waits for a session that changes its job, or gives it up, goes by what that has made of it.
 foreach my $change ([ q{SELECT prod_analytics.schedule_job('changes', '50 years', $$SELECT '{"what": "new"}'::jsonb$$)}, 'new' ],
