@@ -94,6 +94,7 @@ enter_key_search(PaPrimaryKey *key)
 	pa_set_for_now("search_path", path.data);
 	pa_set_for_now("extra_float_digits", "1");
 	pa_set_for_now("lc_monetary", "C");
+	pa_set_for_now("array_nulls", "on");
 	pa_set_for_now("enable_seqscan", "off");
 	pa_set_for_now("enable_bitmapscan", "off");
 	pa_set_for_now("jit", "off");

@@ -47,16 +47,19 @@ CREATE SCHEMA "odd ""schema";
 CREATE TYPE mood AS ENUM ('z', 'a', 'm');
 CREATE DOMAIN code AS text COLLATE "C";
 CREATE TABLE "odd ""schema"."odd 'table" (
-	"c 1" citext, "c""2" timestamptz, mood mood, bytes bytea, f float8, code code, i interval, "new col" int, filler int,
-	PRIMARY KEY (code, "c 1", mood, "c""2", f, bytes, i));
+	"c 1" citext, "c""2" timestamptz, mood mood, bytes bytea, f float8, code code, i interval, "new col" int, filler int, words text[],
+	PRIMARY KEY (words, code, "c 1", mood, "c""2", f, bytes, i));
 INSERT INTO "odd ""schema"."odd 'table"
 SELECT chr(65 + n % 30) || chr(97 + n % 7), timestamptz '2026-01-01' + n * interval '7 hours', (enum_range(NULL::mood))[1 + n % 3],
-	decode(md5(n::text), 'hex'), n / 3.0, 'it''s {' || n % 11 || '}', n * interval '1 month 1 second', NULL, n FROM generate_series(1, 500) n;
+	decode(md5(n::text), 'hex'), n / 3.0, 'it''s {' || n % 11 || '}', n * interval '1 month 1 second', NULL, n, ARRAY[CASE WHEN n % 2 = 0 THEN 'word' END]
+FROM generate_series(1, 500) n;
+SET array_nulls = off;
 SET DateStyle = 'SQL, DMY';
 SET IntervalStyle = 'sql_standard';
 SET extra_float_digits = -10;
 CALL prod_analytics.backfill_column('"odd ""schema"."odd ''table"', 'new col', '"odd ''table".filler', 13);
 SELECT * FROM last_run;
+RESET array_nulls;
 RESET IntervalStyle;
 RESET extra_float_digits;
 SET DateStyle = 'ISO';
