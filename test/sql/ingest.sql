@@ -196,7 +196,7 @@ INSERT INTO prod_analytics.staging_events (event_type, event_time, received_at) 
 \set VERBOSITY sqlstate
 SELECT ingest();
 CREATE OR REPLACE FUNCTION conflicting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
-SET statement_timeout = '100ms';
+SET statement_timeout = '2s';
 SELECT ingest();
 RESET statement_timeout;
 \set VERBOSITY default
@@ -473,7 +473,7 @@ BEGIN;
 SET LOCAL prod_analytics.dedupe_window = '0';
 INSERT INTO prod_analytics.staging_events (event_id, event_type, event_time, received_at)
 SELECT 0, 'zero', timestamptz '2026-03-01' + n * interval '1 second', '2026-04-01' FROM generate_series(1, 150000) n;
-SET LOCAL statement_timeout = '60s';
+SET LOCAL statement_timeout = '15min';
 SELECT ingest(1000000);
 ROLLBACK;
 

@@ -16,7 +16,7 @@ FROM prod_analytics.events JOIN (VALUES ('purchase', 100), ('add_to_cart', 900),
 GROUP BY event_type, share ORDER BY event_type;
 SELECT count(*) FILTER (WHERE e.org_id <> u.org_id) AS in_another_org,
 	count(*) FILTER (WHERE e.event_time < u.signup_ts) AS before_signup,
-	count(*) FILTER (WHERE e.event_time < now() - interval '31 days' OR e.event_time > now()) AS outside,
+	count(*) FILTER (WHERE e.event_time < now() - interval '744 hours' OR e.event_time > now()) AS outside,
 	count(*) FILTER (WHERE e.device_type <> e.event_props->>'device') AS other_device,
 	count(DISTINCT e.user_id) > 80 AS most_users
 FROM prod_analytics.events e JOIN prod_analytics.users u USING (user_id);

@@ -93,10 +93,11 @@ SELECT left(problem((repeat('{"not": ', 10000) || 'true' || repeat('}', 10000)):
 SELECT prod_analytics.jsonb_matches_schema('{"items": {"$ref": "#"}}', (repeat('[', 500) || repeat(']', 500))::jsonb) AS deep_document;
 SELECT prod_analytics.jsonb_matches_schema('{"items": {"type": "integer"}, "uniqueItems": true}', (SELECT jsonb_agg(n) FROM generate_series(1, 100000) n)) AS large_array;
 -- It can be cancelled.
-SET statement_timeout = '200ms';
+BEGIN;
+SET LOCAL statement_timeout = '200ms';
 SELECT prod_analytics.jsonb_matches_schema('{"pattern": "^(a|aa)+$"}', to_jsonb(repeat('a', 20000) || 'b'))
 	FROM generate_series(1, 100000);
-RESET statement_timeout;
+ROLLBACK;
 DROP FUNCTION problem(jsonb);
 
 -- messages are cut between characters, also the names and numbers in them

@@ -207,11 +207,11 @@ SELECT next_run_at > now() AS later, lag FROM prod_analytics.job_status WHERE jo
 -- Retries: sooner than the next slot, less and less often, and not for ever.
 UPDATE prod_analytics.jobs SET paused = false WHERE job_name = 'fails';
 SELECT prod_analytics.run_job('fails')->>'status' AS status;
-SELECT attempt, failures, retry_at - now() BETWEEN '3 seconds' AND '7 seconds' AS soon FROM prod_analytics.job_state WHERE job_name = 'fails';
-UPDATE prod_analytics.job_state SET retry_at = now() WHERE job_name = 'fails';
+SELECT attempt, failures, retry_at - started_at - last_duration BETWEEN '3.75 seconds' AND '6.25 seconds' AS soon FROM prod_analytics.job_state WHERE job_name = 'fails';
+UPDATE prod_analytics.job_state SET retry_at = now(), next_run_at = now() + interval '1 hour' WHERE job_name = 'fails';
 SELECT prod_analytics.run_job('fails')->>'status' AS status;
-SELECT attempt, failures, retry_at - now() BETWEEN '7 seconds' AND '13 seconds' AS later FROM prod_analytics.job_state WHERE job_name = 'fails';
-UPDATE prod_analytics.job_state SET retry_at = now() WHERE job_name = 'fails';
+SELECT attempt, failures, retry_at - started_at - last_duration BETWEEN '7.5 seconds' AND '12.5 seconds' AS later FROM prod_analytics.job_state WHERE job_name = 'fails';
+UPDATE prod_analytics.job_state SET retry_at = now(), next_run_at = now() + interval '1 hour' WHERE job_name = 'fails';
 SELECT prod_analytics.run_job('fails')->>'status' AS status;
 SELECT attempt, failures, retry_at FROM prod_analytics.job_state WHERE job_name = 'fails';
 SELECT max(prod_analytics.retry_delay(n)) < '20 minutes' AS bounded, min(prod_analytics.retry_delay(n)) > '3 seconds' AS positive FROM generate_series(1, 100) n;
