@@ -242,19 +242,6 @@ $$;
 COMMENT ON FUNCTION due_jobs(timestamptz) IS
 	'the jobs that are due at a moment, whoever is running, those that have waited longest first, of several the one that began longest ago: not paused, at a retry, or at their next slot and each job that they depend on has succeeded since they began last';
 
-CREATE FUNCTION next_wake(at timestamptz)
-	RETURNS timestamptz
-	LANGUAGE sql STABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $$
-	SELECT min(least(s.next_run_at, s.retry_at))
-	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
-	WHERE NOT j.paused AND least(s.next_run_at, s.retry_at) > next_wake.at
-$$;
-
-COMMENT ON FUNCTION next_wake(timestamptz) IS
-	'internal: when the next job will be due that is not at a moment; NULL: none will';
-
 CREATE FUNCTION later_slot(schedule text, after timestamptz, timezone text)
 	RETURNS timestamptz
 	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
@@ -272,6 +259,22 @@ $$;
 
 COMMENT ON FUNCTION later_slot(text, timestamptz, text) IS
 	'internal: next_slot(), or infinity and a WARNING where that fails';
+
+CREATE FUNCTION next_wake(at timestamptz)
+	RETURNS timestamptz
+	LANGUAGE sql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	-- A job that has been given to somebody uses up its slot when it begins: nobody has seen that yet.
+	SELECT min(least(
+		CASE WHEN s.next_run_at > next_wake.at THEN s.next_run_at ELSE prod_analytics.later_slot(j.schedule, next_wake.at, j.timezone) END,
+		CASE WHEN s.retry_at > next_wake.at THEN s.retry_at END))
+	FROM prod_analytics.jobs j JOIN prod_analytics.job_state s ON s.job_name = j.job_name
+	WHERE NOT j.paused
+$$;
+
+COMMENT ON FUNCTION next_wake(timestamptz) IS
+	'internal: when a job will be due after a moment, also one that is due at it already; NULL: none will';
 
 CREATE FUNCTION begin_run(job_name text, of_owner text DEFAULT NULL)
 	RETURNS TABLE (job_id bigint, command text, timeout_ms bigint, owner text)
