@@ -253,7 +253,8 @@ sub half_fill
 			'-c', q{CALL prod_analytics.backfill_column('prod_analytics.events', 'device_type', $$event_props->>'device'$$, 50)} ],
 		'<', \undef, '>', \$out, '2>', \$err);
 
-	$node->poll_query_until($database, 'SELECT count(device_type) >= 100 FROM prod_analytics.events') or die 'no row is filled';
+	$node->poll_query_until($database, q{SELECT count(*) > 0 FROM prod_analytics.etl_jobs WHERE job_name LIKE 'backfill%' AND status = 'RUNNING' AND rows_processed >= 100})
+	  or die 'no row is filled';
 	$node->safe_psql($database, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fill'});
 	eval { $fill->finish };
 	$node->poll_query_until($database, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'fill'}) or die 'the fill does not end';

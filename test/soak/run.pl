@@ -20,7 +20,7 @@ use Session;
 
 # In the first part of the time the server and the worker are killed, too.  Processes that live through the rest show
 # whether they grow: those that were there soon after the storm, from when they have settled.
-use constant { STORM => 0.5, BEGUN => 0.55, SETTLED => 0.65 };
+use constant { STORM => 0.5, BEGUN => 0.62, SETTLED => 0.65 };
 
 # By how many kilobytes a process may grow meanwhile.
 use constant GROWTH => 4096;
@@ -142,9 +142,11 @@ sub start_server
 sub kill_postmaster
 {
 	my $postmaster = postmaster() or return;
-	my @processes = ($postmaster, children($postmaster));
 	my $deadline = time + PATIENCE;
 
+	# Stopped, it starts none that would not be waited for.
+	kill 'STOP', $postmaster;
+	my @processes = ($postmaster, children($postmaster));
 	kill 'KILL', $postmaster;
 	while (grep { kill 0, $_ } @processes)
 	{
@@ -425,14 +427,18 @@ sub settle
 
 	push @problems, 'the server does not answer' if !wait_until('SELECT true');
 	psql('UPDATE prod_analytics.jobs SET paused = true');
-	push @problems, 'runs do not end' if !wait_until(q{SELECT count(*) = 0 FROM prod_analytics.etl_jobs WHERE status = 'RUNNING'});
+	push @problems, 'runners do not end' if !wait_until(q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process = 'runner' AND job_name IS NOT NULL});
 	psql(q{SELECT soak.attach()}) while psql('SELECT count(*) FROM soak.shelf');
 	# What CREATE INDEX and REINDEX CONCURRENTLY leave behind when they are cut off.
 	foreach my $index (split /\n/, psql(q{SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid AND indexrelid NOT IN (SELECT inhrelid FROM pg_inherits)}))
 	{
 		psql("DROP INDEX IF EXISTS $index");
 	}
+	# What a client was at that was ended is marked by the next run of the same, of which there may have been none.
 	psql('CALL prod_analytics.maintain_partitions()');
+	psql('CALL prod_analytics.purge_history()');
+	psql(q{CALL prod_analytics.backfill_column('prod_analytics.events', 'device_type', $$event_props->>'device'$$)});
+	push @problems, 'runs do not end' if !wait_until(q{SELECT count(*) = 0 FROM prod_analytics.etl_jobs WHERE status = 'RUNNING'});
 	for (1 .. 20)
 	{
 		my ($rows, $deferred) = split /\|/, psql(q{SELECT r->>'rows', r->>'deferred' FROM prod_analytics.etl_ingest_events(50000) r});

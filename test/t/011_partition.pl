@@ -160,7 +160,7 @@ ok($node->poll_query_until('app', "SELECT count(*) = 1 FROM ($backend) b"), 'the
 my $passed = 0;
 foreach my $n (1 .. 20)
 {
-	$node->safe_psql('app', "SET statement_timeout = '5s'; SELECT count(*) FROM t WHERE id = $n; CALL insert_row()");
+	$node->safe_psql('app', "SET statement_timeout = '60s'; SELECT count(*) FROM t WHERE id = $n; CALL insert_row()");
 	$passed++;
 	usleep(50_000);
 }
@@ -186,7 +186,8 @@ foreach my $round (1 .. 12)
 	my ($their_in, $their_out, $their_err) = ('', '', '');
 	my $theirs = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-d', $node->connstr('app') ],
 		'<', \$their_in, '>', \$their_out, '2>', \$their_err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
-	$their_in = "BEGIN; UPDATE referenced SET n = n + 1 RETURNING 'updated';\n";
+	# When the machine stalls for a second both look for a deadlock, and the first to do so gets the error.
+	$their_in = "SET deadlock_timeout = '3min'; BEGIN; UPDATE referenced SET n = n + 1 RETURNING 'updated';\n";
 	$theirs->pump until $their_out =~ /updated/;
 
 	my ($our_out, $our_err) = ('', '');

@@ -144,6 +144,7 @@ is($standby->safe_psql('postgres', q{SELECT count(*) FROM prod_analytics.etl_job
 $standby->append_conf('postgresql.conf', "prod_analytics.enabled = off\n");
 $standby->reload;
 ok($standby->poll_query_until('postgres', q{SELECT count(*) = 0 FROM prod_analytics.etl_jobs WHERE status = 'RUNNING' AND job_name NOT LIKE 'backfill%'}), 'promoted: no run is left over');
+ok($standby->poll_query_until('postgres', q{SELECT count(*) = 0 FROM prod_analytics.worker_status WHERE process <> 'launcher'}), 'promoted: the worker leaves');
 is($standby->safe_psql('postgres', $without_holder), '', 'promoted: none is running without a session that holds its lock');
 $standby->safe_psql('postgres', q{
 	INSERT INTO prod_analytics.staging_events (event_id, user_id, org_id, event_type, payload, event_time) VALUES (900006, 3, 1, 'view', '{}', now());

@@ -38,6 +38,8 @@ SKIP:
 SET timezone = 'UTC';
 CREATE SCHEMA partman;
 CREATE EXTENSION pg_partman SCHEMA partman;
+-- of one day
+BEGIN;
 CREATE TABLE visits (visited_at timestamptz NOT NULL, page text) PARTITION BY RANGE (visited_at);
 SELECT partman.create_parent('public.visits', 'visited_at', $interval, p_premake := 4);
 UPDATE partman.part_config SET retention = '30 days', retention_keep_table = false;
@@ -47,6 +49,7 @@ SELECT partman.create_parent('public.kept', 'visited_at', $interval);
 UPDATE partman.part_config SET retention = '1 year' WHERE parent_table = 'public.kept';
 CREATE TABLE numbered (id bigint NOT NULL) PARTITION BY RANGE (id);
 SELECT partman.create_parent('public.numbered', 'id', $numbers);
+COMMIT;
 SQL
 	my $partitions = q{SELECT string_agg(inhrelid::regclass::text, ',' ORDER BY inhrelid) FROM pg_inherits WHERE inhparent = 'visits'::regclass};
 	my $before = $node->safe_psql('postgres', $partitions);

@@ -4,6 +4,9 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use Crash qw(kill_server);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -103,7 +106,7 @@ sub start_ingestion
 
 	append_to_file($script, "SELECT prod_analytics.etl_ingest_events($size);\n") if !-f $script;
 	$session{handle} = IPC::Run::start(
-		[ 'pgbench', '-n', '-t', 1_000_000, '-R', 150, '-f', $script, $node->connstr('postgres') . ' application_name=ingestion' ],
+		[ 'pgbench', '-n', '-t', 1_000_000, '-R', 50, '-f', $script, $node->connstr('postgres') . ' application_name=ingestion' ],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err});
 	return \%session;
 }
@@ -115,20 +118,6 @@ sub ingesting_backend
 
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 $backend") or BAIL_OUT('the ingestion does not begin');
 	return psql("SELECT pid $backend");
-}
-
-# Waits until the processes given are gone: a server does not start while any of its predecessor is left.
-sub wait_for_end
-{
-	my (@pids) = @_;
-	my $attempts = 100 * $PostgreSQL::Test::Utils::timeout_default;
-
-	while (grep { kill 0, $_ } @pids)
-	{
-		BAIL_OUT('processes of the server that was killed do not end') if !--$attempts;
-		sleep 0.01;
-	}
-	return;
 }
 
 # Ends the ingestion and the server; returns how.
@@ -143,10 +132,7 @@ sub crash
 	}
 	if ($round % 5 == 0)
 	{
-		my @pids = split /\n/, psql('SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
-
-		$node->kill9;
-		wait_for_end(@pids);
+		kill_server($node);
 		return 'server killed';
 	}
 

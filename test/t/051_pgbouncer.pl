@@ -60,6 +60,9 @@ auth_file = $directory/users.txt
 pool_mode = transaction
 default_pool_size = 4
 max_client_conn = 50
+server_connect_timeout = 180
+query_wait_timeout = 0
+client_login_timeout = 0
 logfile = $log
 pidfile = $directory/pgbouncer.pid
 INI

@@ -5,6 +5,9 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use Crash qw(kill_server);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -186,9 +189,8 @@ foreach my $how ('backend', 'server', 'immediate stop')
 	}
 	elsif ($how eq 'server')
 	{
-		$primary->kill9;
+		kill_server($primary);
 		$session{handle}->finish;
-		wait_for_end($pid);
 	}
 	else
 	{
@@ -207,20 +209,6 @@ foreach my $how ('backend', 'server', 'immediate stop')
 	$primary->safe_psql('postgres', 'CREATE INDEX by_day_linger ON by_day (linger(sales)) WHERE shop BETWEEN 5000 AND 6000');
 }
 $primary->safe_psql('postgres', 'DROP INDEX by_day_linger');
-
-# Waits until a process is gone: a server does not start while any of its predecessor is left.
-sub wait_for_end
-{
-	my ($pid) = @_;
-	my $attempts = 100 * $PostgreSQL::Test::Utils::timeout_default;
-
-	while (kill 0, $pid)
-	{
-		BAIL_OUT('a process of the server that was killed does not end') if !--$attempts;
-		sleep 0.01;
-	}
-	return;
-}
 
 # A publisher's own refreshes can be decoded, and are possible whatever it publishes.
 $primary->safe_psql('postgres', q{

@@ -58,6 +58,8 @@ comes_true(q{SELECT sum(purchases) = 100 AND sum(revenue) = 200 FROM prod_analyt
 is(psql(q{SELECT string_agg(process, ' ' ORDER BY process) FROM (SELECT DISTINCT process FROM prod_analytics.worker_status) w}),
 	'launcher runner scheduler', 'the processes are shown');
 is(psql(q{SELECT count(*) FROM prod_analytics.etl_jobs WHERE status NOT IN ('SUCCESS', 'RUNNING')}), 0, 'all runs succeed');
+psql(q{SELECT prod_analytics.pause_job('upsert_users')});
+comes_true(q{SELECT running_since IS NULL FROM prod_analytics.job_status WHERE job_name = 'upsert_users'}, 'a job does not run by itself');
 psql(q{INSERT INTO prod_analytics.staging_users (src_id, email, org_src, payload) VALUES ('1', 'ann@example.com', 'Acme', '{}')});
 is(psql(q{SELECT prod_analytics.run_job('upsert_users')->>'inserted'}), 1, 'run_job() has the worker run a job, and waits for it');
 isnt(last_run('upsert_users', 'details'), '', 'its log says what it did');
@@ -164,7 +166,7 @@ is(psql(q{SELECT state, job_name FROM prod_analytics.worker_status WHERE job_nam
 is(psql(q{SELECT prod_analytics.cancel_job('forever')}), 't', 'it is cancelled');
 comes_true(q{SELECT last_status = 'FAILED' FROM prod_analytics.job_status WHERE job_name = 'forever'}, 'and ends');
 is(last_run('forever', q{details->>'sqlstate'}), '57014', 'as one that was cancelled');
-is(psql(q{SELECT prod_analytics.cancel_job('forever')}), 'f', 'there is nothing left to cancel');
+comes_true(q{SELECT NOT prod_analytics.cancel_job('forever')}, 'there is nothing left to cancel');
 $waiting->quit;
 psql(q{SELECT pg_cancel_backend(pid) FROM prod_analytics.worker_status});
 is(psql(q{SELECT prod_analytics.run_job('plain')->>'status'}), 'SUCCESS', 'who has nothing to do is not to be cancelled');
@@ -174,6 +176,7 @@ my $holder = $node->background_psql('postgres');
 $holder->query_safe(q{SELECT pg_advisory_lock(hashtext('etl_plain'))});
 is(psql(q{SELECT prod_analytics.run_job('plain')->>'status'}), 'SKIPPED', 'who holds the lock of the script keeps the worker out');
 is(last_run('plain', 'status'), 'SKIPPED', 'which is logged');
+$holder->query_safe('SELECT pg_advisory_unlock_all()');
 $holder->quit;
 is(psql(q{SELECT prod_analytics.run_job('plain')->>'status'}), 'SUCCESS', 'until then');
 my ($code, $out, $error) = $node->psql('postgres', q{BEGIN; SELECT prod_analytics.run_job('plain')});
@@ -205,7 +208,7 @@ psql(q{
 });
 is(psql(q{SELECT prod_analytics.run_job('lucky')->>'status'}), 'FAILED', 'the first attempt fails');
 psql(q{UPDATE prod_analytics.job_state SET retry_at = clock_timestamp() WHERE job_name = 'lucky'; UPDATE prod_analytics.jobs SET scheduled_at = now() WHERE job_name = 'lucky'});
-comes_true(q{SELECT failures = 2 FROM prod_analytics.job_status WHERE job_name = 'lucky'}, 'a retry that is due is done');
+comes_true(q{SELECT count(*) >= 2 FROM prod_analytics.etl_jobs WHERE job_name = 'lucky' AND status = 'FAILED'}, 'a retry that is due is done');
 comes_true(q{SELECT failures = 0 AND last_status = 'SUCCESS' FROM prod_analytics.job_status WHERE job_name = 'lucky'}, 'another one by itself, some seconds later');
 is(psql(q{SELECT string_agg(status, ' ' ORDER BY job_id) FROM prod_analytics.etl_jobs WHERE job_name = 'lucky'}), 'FAILED FAILED SUCCESS', 'each is logged');
 

@@ -47,7 +47,7 @@ foreach my $role (1 .. ROLES)
 		CREATE ROLE role_$role LOGIN IN ROLE analytics_operator;
 		SET ROLE role_$role;
 		SELECT prod_analytics.schedule_job('job ' || n, '1 second', format(
-			'INSERT INTO turns (job, running) SELECT %s, count(*) FROM pg_stat_activity WHERE application_name LIKE ''prod_analytics job%%''', n))
+			'INSERT INTO turns (job, running) SELECT %s, count(*) FROM pg_locks WHERE locktype = ''advisory''', n))
 		FROM generate_series($role, @{[JOBS]}, @{[ROLES]}) n});
 }
 $node->append_conf('postgresql.conf', 'prod_analytics.enabled = on');

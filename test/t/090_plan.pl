@@ -26,6 +26,8 @@ psql(q{
 	CREATE EXTENSION pg_stat_statements SCHEMA "Odd place";
 	CREATE ROLE operator LOGIN IN ROLE analytics_operator;
 	GRANT USAGE ON SCHEMA "Odd place" TO operator});
+# What has been done so far can have taken longer.
+psql('SELECT "Odd place".pg_stat_statements_reset()');
 $node->safe_psql('postgres', 'SELECT pg_sleep(0.5) AS elsewhere');
 psql('SELECT pg_sleep(0.3) AS here') foreach 1 .. 2;
 
