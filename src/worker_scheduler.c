@@ -667,6 +667,8 @@ do_round(void)
 	char	   *name;
 
 	pa_start_transaction();
+	/* What a round leaves need not be on disk at once: if it gets lost, so does what was done after it. */
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	name = get_database_name(MyDatabaseId);
 	if (name == NULL || !pa_enabled || !pa_is_listed(name))
 		proc_exit(0);

@@ -147,7 +147,7 @@ DECLARE
 	found bigint := 0;
 BEGIN
 	FOR plan IN EXECUTE 'EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) ' || query LOOP
-		found := found + (plan ~ 'Scan.* on events_p' AND plan !~ 'never executed')::int;
+		found := found + (plan ~ 'Scan.* on events_p' AND plan !~ 'Bitmap Index Scan|never executed')::int;
 	END LOOP;
 	RETURN found;
 END $$;
