@@ -374,25 +374,22 @@ is_among(List *names, const char *name)
 }
 
 /*
- * read_due reads jobs from the result of the last query.
+ * read_due reads a job from a row of the last query.
  */
 static void
-read_due(Round *round, uint64 found, int request)
+read_due(Round *round, uint64 row, int request)
 {
-	for (uint64 i = 0; i < found; i++)
-	{
-		Due		   *due = palloc0(sizeof(Due));
-		bool		isnull;
-		Datum		role;
+	Due		   *due = palloc0(sizeof(Due));
+	bool		isnull;
+	Datum		role;
 
-		due->job_name = TextDatumGetCString(pa_result(i, 1, &isnull));
-		due->owner = TextDatumGetCString(pa_result(i, 2, &isnull));
-		role = pa_result(i, 3, &isnull);
-		due->role = isnull ? InvalidOid : DatumGetObjectId(role);
-		due->may_start = PA_CONNECT_WITHOUT_LOGIN != 0 || DatumGetBool(pa_result(i, 4, &isnull));
-		due->request = request;
-		round->due = lappend(round->due, due);
-	}
+	due->job_name = TextDatumGetCString(pa_result(row, 1, &isnull));
+	due->owner = TextDatumGetCString(pa_result(row, 2, &isnull));
+	role = pa_result(row, 3, &isnull);
+	due->role = isnull ? InvalidOid : DatumGetObjectId(role);
+	due->may_start = PA_CONNECT_WITHOUT_LOGIN != 0 || DatumGetBool(pa_result(row, 4, &isnull));
+	due->request = request;
+	round->due = lappend(round->due, due);
 }
 
 /*
@@ -440,7 +437,8 @@ list_requested(Round *round)
 						 &parameters, SPI_OK_SELECT);
 		if (found == 0)
 			end_request(round, request, 0);
-		read_due(round, found, request);
+		else
+			read_due(round, 0, request);
 	}
 }
 
@@ -452,24 +450,27 @@ static void
 list_due(Round *round)
 {
 	PaParameters parameters = {0};
-	uint64		due;
 	uint64		found;
 
 	pa_add_parameter(&parameters, TIMESTAMPTZOID, TimestampTzGetDatum(round->now));
-	due = pa_query("SELECT FROM prod_analytics.due_jobs($1)", &parameters, SPI_OK_SELECT);
-	if (due == 0)
-		return;
-
-	found = pa_query("SELECT j.job_name, j.owner, r.oid, r.rolcanlogin"
-					 " FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)"
-					 " JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
-					 " JOIN prod_analytics.job_state s ON s.job_name = d.job_name"
-					 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner ORDER BY d.place"
-					 " FOR NO KEY UPDATE OF s SKIP LOCKED",
+	found = pa_query("WITH due AS MATERIALIZED ("
+					 "SELECT * FROM prod_analytics.due_jobs($1) WITH ORDINALITY d (job_name, due_at, place)), free AS ("
+					 "SELECT s.job_name FROM prod_analytics.job_state s WHERE s.job_name IN (SELECT d.job_name FROM due d)"
+					 " FOR NO KEY UPDATE SKIP LOCKED)"
+					 " SELECT j.job_name, j.owner, r.oid, r.rolcanlogin, f.job_name IS NOT NULL"
+					 " FROM due d JOIN prod_analytics.jobs j ON j.job_name = d.job_name"
+					 " LEFT JOIN free f ON f.job_name = d.job_name"
+					 " LEFT JOIN pg_catalog.pg_roles r ON r.rolname = j.owner ORDER BY d.place",
 					 &parameters, SPI_OK_SELECT);
-	read_due(round, found, -1);
-	if (found < due)
-		round->sleep_ms = Min(round->sleep_ms, LOCKED_MS);
+	for (uint64 i = 0; i < found; i++)
+	{
+		bool		isnull;
+
+		if (DatumGetBool(pa_result(i, 5, &isnull)))
+			read_due(round, i, -1);
+		else
+			round->sleep_ms = Min(round->sleep_ms, LOCKED_MS);
+	}
 }
 
 /*
