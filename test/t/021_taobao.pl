@@ -77,6 +77,7 @@ sub refreshed
 }
 
 $node->init;
+$node->append_conf('postgresql.conf', 'autovacuum = off');
 $node->start;
 $node->safe_psql(
 	'postgres', q{

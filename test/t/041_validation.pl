@@ -9,6 +9,7 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('validation');
 $node->init;
+$node->append_conf('postgresql.conf', 'autovacuum = off');
 $node->start;
 $node->safe_psql('postgres', 'SET client_min_messages = warning; CREATE EXTENSION prod_analytics CASCADE');
 

@@ -68,7 +68,7 @@ sub check_rows
 }
 
 # Another session sees how far it is, in the log and in the view.
-my $session = start_fill(20);
+my $session = start_fill(100);
 ok(wait_for_rows(20000), 'rows are filled');
 is($node->safe_psql('app', q{SELECT job_name, rows_done BETWEEN 20000 AND 200000, rows_expected BETWEEN 150000 AND 250000 FROM prod_analytics.job_progress}),
 	'backfill_column public.t.v|t|t', 'job_progress shows how far it is');
