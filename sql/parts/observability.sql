@@ -179,7 +179,7 @@ BEGIN
 			greatest(s.staged_rows, pg_stat_get_live_tuples(s.staging)) AS staged_rows_estimate, s.oldest_staged_at,
 			statement_timestamp() - least(s.oldest_staged_at, statement_timestamp()) AS lag,
 			l.started_at AS last_run_at, l.status AS last_status, w.started_at AS last_rows_at, w.rows_processed AS last_rows,
-			round((w.rows_processed / nullif(extract(epoch FROM w.finished_at - w.started_at), 0))::numeric) AS rows_per_second,
+			round((w.rows_processed / nullif(extract(epoch FROM w.finished_at - w.started_at), 0))::numeric, 3) AS rows_per_second,
 			make_interval(secs => (w.details->>'lag_seconds')::double precision) AS last_lag,
 			coalesce(q.last_hour, '{}') AS quarantined_last_hour, coalesce(q.last_day, '{}') AS quarantined_last_day
 		FROM sources s

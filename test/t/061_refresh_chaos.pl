@@ -518,15 +518,21 @@ my $lost = qr/terminating connection|FATAL:  57P01\b|server closed the connectio
 
 # The first half of the time ends with a crash.
 my @others = start_others(10 * $seconds);
-my @workers = (work($seconds / 2 - RUN), start_workers(10 * $seconds));
+my @workers = work($seconds / 2 - RUN);
+my @last = start_workers(10 * $seconds);
 sleep RUN;
 prepare('left to commit', q{INSERT INTO actions (org_id, kind, bucket, amount, event_time) VALUES (1, 'p', 1, 1, '2026-03-15'), (1, 'p', 1, 1, '2026-03-15')});
 prepare('left to roll back', q{UPDATE actions SET amount = 0 WHERE action_id IN (SELECT action_id FROM actions ORDER BY action_id LIMIT 20)});
 my %before = counts();
-# The server's own, the others, and what is left of the workers, of which some may have met an error by now.
-cmp_ok(scalar kill_server($node), '>', 5 + REFRESHERS, 'the server is at work when it is killed');
-$_->{handle}->finish for @others, $workers[-1];
-is(unexpected_errors(qr/$lost|$copy_excuse/, @workers, @others), '', 'up to the crash no client meets an error without an excuse');
+# Some may have met an error by now.
+while (psql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()}) < CLIENTS)
+{
+	push @last, start_workers(10 * $seconds);
+	sleep 1;
+}
+cmp_ok(scalar kill_server($node), '>', CLIENTS + REFRESHERS, 'the server is at work when it is killed');
+$_->{handle}->finish for @others, @last;
+is(unexpected_errors(qr/$lost|$copy_excuse/, @workers, @last, @others), '', 'up to the crash no client meets an error without an excuse');
 $node->start;
 # A crash makes sequences jump ahead.
 psql(join ';', 'SELECT 1', map { "SELECT setval('did_$_', $before{$_})" } grep { $before{$_} } @counted);

@@ -202,13 +202,19 @@ psql(q{
 	CREATE FUNCTION third_time_lucky() RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
 		IF nextval('attempt') < 3 THEN RAISE 'not yet'; END IF;
+		PERFORM pg_advisory_xact_lock(3);
 	END $$;
 	CREATE SEQUENCE attempt;
 	SELECT prod_analytics.schedule_job('lucky', '100 years', 'SELECT third_time_lucky()', max_retries => 5);
 });
+# The third attempt waits for this one.
+$holder = $node->background_psql('postgres');
+$holder->query_safe('SELECT pg_advisory_lock(3)');
 is(psql(q{SELECT prod_analytics.run_job('lucky')->>'status'}), 'FAILED', 'the first attempt fails');
 psql(q{UPDATE prod_analytics.job_state SET retry_at = clock_timestamp() WHERE job_name = 'lucky'; UPDATE prod_analytics.jobs SET scheduled_at = now() WHERE job_name = 'lucky'});
-comes_true(q{SELECT count(*) >= 2 FROM prod_analytics.etl_jobs WHERE job_name = 'lucky' AND status = 'FAILED'}, 'a retry that is due is done');
+comes_true(q{SELECT failures = 2 FROM prod_analytics.job_status WHERE job_name = 'lucky'}, 'a retry that is due is done');
+$holder->query_safe('SELECT pg_advisory_unlock_all()');
+$holder->quit;
 comes_true(q{SELECT failures = 0 AND last_status = 'SUCCESS' FROM prod_analytics.job_status WHERE job_name = 'lucky'}, 'another one by itself, some seconds later');
 is(psql(q{SELECT string_agg(status, ' ' ORDER BY job_id) FROM prod_analytics.etl_jobs WHERE job_name = 'lucky'}), 'FAILED FAILED SUCCESS', 'each is logged');
 
